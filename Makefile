@@ -1,0 +1,59 @@
+# `make help` lists what there is. Everything that a target needs is installed by scripts/bootstrap.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+INVENTORY ?= inventories/local
+BIN := .venv/bin
+export INVENTORY
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Mitogen makes a task three to four times quicker. It is optional: LABYARD_MITOGEN=0 does without (docs/performance.md).
+LABYARD_MITOGEN ?= 1
+ANSIBLE := scripts/with-mitogen $(LABYARD_MITOGEN)
+PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
+
+.PHONY: help lab status doctor test test-fast lint unit molecule bench destroy purge bootstrap lock
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bootstrap: ## install what the control machine needs (part of every other target)
+	@scripts/bootstrap
+
+lab: bootstrap ## build the lab, or bring it up to date; ends with what it is and how to use it
+	@labyard doctor --inventory $(INVENTORY)
+	@$(PLAYBOOK) site.yml
+	@labyard status --inventory $(INVENTORY) --next-steps
+
+status: bootstrap ## hosts, daemons, addresses and health, from the live lab
+	@labyard status --inventory $(INVENTORY)
+
+doctor: bootstrap ## what this machine can do, found out by doing it
+	@labyard doctor --inventory $(INVENTORY)
+
+lint: bootstrap ## ruff, mypy, yamllint, ansible-lint
+	@scripts/lint
+
+unit: bootstrap ## unit tests: no daemon needed
+	@pytest -q tests/unit
+
+test-fast: lint unit ## lint and unit tests, under a minute
+
+molecule: bootstrap ## one role by itself: make molecule ROLE=dhcp
+	@test -n "$(ROLE)" || { echo "say which role: make molecule ROLE=dhcp"; ls molecule | grep -v shared; exit 2; }
+	@$(ANSIBLE) molecule test -s $(ROLE)
+
+test: bootstrap ## all of it: lint, unit, Molecule for every role, the lab, testinfra, flows, faults
+	@scripts/test
+
+bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json
+	@python -m labyard.bench
+
+destroy: bootstrap ## take the lab away: containers, networks, route; images stay
+	@$(PLAYBOOK) playbooks/destroy.yml
+
+purge: bootstrap ## like destroy, and the images too
+	@$(PLAYBOOK) playbooks/destroy.yml --extra-vars destroy_images=true
+
+lock: ## resolve pyproject.toml into requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --all-extras pyproject.toml --output-file requirements.lock

@@ -1,0 +1,1 @@
+"""Labyard: infrastructure labs out of real daemons."""

@@ -1,0 +1,98 @@
+"""What is measured: figures, their units and their targets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure to measure.
+
+    limit is in the figure's unit; None: reported without a target. on_request: measured only when `--only` names it.
+    """
+
+    name: str
+    unit: str
+    limit: float | None
+    better: str
+    about: str
+    on_request: bool = False
+
+    def met_by(self, value: float) -> bool:
+        """Whether a value is good enough."""
+        if self.limit is None:
+            return True
+        return value <= self.limit if self.better == "lower" else value >= self.limit
+
+    def __str__(self) -> str:
+        if self.limit is None:
+            return "report"
+        return f"{'≤' if self.better == 'lower' else '≥'} {self.limit:g} {self.unit}"
+
+
+# In the order of measuring: the lab is built first, and what follows uses it.
+TARGETS: tuple[Target, ...] = (
+    Target("lab.cold_s", "s", 480, "lower", "`make purge`, then `make lab` in a fresh clone", on_request=True),
+    Target("lab.warm_s", "s", 120, "lower", "`make destroy`, then `make lab`"),
+    Target("lab.noop_s", "s", 45, "lower", "the playbook once more, with nothing to change"),
+    Target("lab.speedup_vs_stock", "x", 3, "higher", "the same with stock settings, divided by ours"),
+    Target("molecule.role_median_s", "s", 25, "lower", "`molecule test` of one role, images warm"),
+    Target("boot.bios_userland_s", "s", 6, "lower", "BIOS machine: power-on to userland, median of 5"),
+    Target("boot.uefi_userland_s", "s", 12, "lower", "UEFI machine: power-on to userland, median of 5"),
+    Target("boot.storm_8_s", "s", 30, "lower", "all machines at once: power-on to the last userland"),
+    Target("dhcp.leases_per_s", "1/s", 4000, "higher", "highest rate of DHCP exchanges without a drop"),
+    Target("tftp.mb_per_s", "MB/s", None, "higher", "a 16 MB file by TFTP"),
+    Target("iscsi.read_ratio", "x", 0.5, "higher", "reading through the target, divided by reading the file"),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure: a value in the target's unit, or the reason why there is none."""
+
+    target: Target
+    value: float | None
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was measured and meets its target."""
+        return self.value is not None and self.target.met_by(self.value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For build/bench.json."""
+        data: dict[str, Any] = {
+            "name": self.target.name,
+            "value": None if self.value is None else round(self.value, 3),
+            "unit": self.target.unit,
+            "target": self.target.limit,
+            "better": self.target.better,
+            "ok": self.ok,
+        }
+        return data | ({"reason": self.reason} if self.reason else {})
+
+
+def select(only: str) -> list[Target]:
+    """The targets that a comma-separated list names; an empty list names all that need not be asked for.
+
+    A part names a family (`boot`), a figure (`boot.bios_userland_s`) or the first words of one (`boot.bios`).
+    ValueError for a part that names nothing.
+    """
+    parts = [part.strip() for part in only.split(",") if part.strip()]
+    if not parts:
+        return [target for target in TARGETS if not target.on_request]
+    patterns = {part: re.compile(re.escape(part) + r"(?![a-z0-9])") for part in parts}
+    for part, pattern in patterns.items():
+        if not any(pattern.match(target.name) for target in TARGETS):
+            names = ", ".join(target.name for target in TARGETS)
+            raise ValueError(f"unknown figure {part!r}; there are: {names}")
+    return [
+        target
+        for target in TARGETS
+        if any(
+            pattern.match(target.name) and (not target.on_request or "." in part) for part, pattern in patterns.items()
+        )
+    ]

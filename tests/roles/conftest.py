@@ -1,0 +1,45 @@
+"""Checks of what a role does, run by its Molecule scenario and against the built lab alike.
+
+`test_<role>.py` runs on every host that has the role. `TestApplied` holds where the role is present, `TestRemoved`
+after its removal; only Molecule removes roles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labyard.lab import LabHost
+from labyard.testing.plugin import load_lab
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each check on every host that the role named by its file applies to."""
+    role = Path(metafunc.module.__file__ or "").stem.removeprefix("test_")
+    if "host" in metafunc.fixturenames:
+        hosts = [host for host in load_lab(metafunc.config).hosts() if role in host.roles]
+        # In a scenario the role under test is the subject's; the probe has clients of its own.
+        hosts = [host for host in hosts if host.name == "subject"] or hosts
+        metafunc.parametrize("host", hosts, ids=lambda host: host.name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the checks of a removed role out, unless they are asked for by name."""
+    if not any("TestRemoved" in argument for argument in config.args):
+        kept = [item for item in items if not item.nodeid.split("::")[1].startswith("TestRemoved")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def assert_runs(host: LabHost, unit: str) -> None:
+    """The unit runs and starts with the host; a failure shows its journal."""
+    service = host.shell.service(unit)
+    journal = host.run("journalctl --no-pager --lines 30 --unit %s", unit)
+    assert service.is_running and service.is_enabled, f"{unit} does not run:\n{journal.stdout}"
+
+
+def assert_gone(host: LabHost, role: str, *paths: str) -> None:
+    """Neither the role's card nor these files are there."""
+    for path in (f"/etc/labyard/services.d/{role}.json", *paths):
+        assert not host.shell.file(path).exists, f"{role} left {path} behind"
