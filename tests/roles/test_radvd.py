@@ -8,7 +8,8 @@ from conftest import assert_gone, assert_runs
 
 from labyard.lab import LabHost
 
-# Asks for a router (RFC 4861, ICMPv6 type 133) and prints the first answer's sender, router lifetime and prefix.
+# Asks for a router (RFC 4861, ICMPv6 type 133) and prints the first answer's sender, router lifetime and prefix. A lost
+# packet is nobody's fault, so it asks as often as a host does: MAX_RTR_SOLICITATIONS times (section 6.3.7).
 SOLICIT = r"""
 import socket, struct, sys
 name = sys.argv[1]
@@ -16,17 +17,27 @@ s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
 s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
 s.settimeout(4)
-s.sendto(struct.pack("!BBHI", 133, 0, 0, 0), ("ff02::2", 0, 0, socket.if_nametoindex(name)))
-while True:
-    data, sender = s.recvfrom(2000)
-    if data[0] == 134:
-        options, prefix = data[16:], ""
-        while options:
-            if options[0] == 3:
-                prefix = socket.inet_ntop(socket.AF_INET6, options[16:32])
-            options = options[options[1] * 8:]
-        print(sender[0], int.from_bytes(data[6:8], "big"), prefix)
-        break
+
+def ask():
+    s.sendto(struct.pack("!BBHI", 133, 0, 0, 0), ("ff02::2", 0, 0, socket.if_nametoindex(name)))
+    try:
+        while True:
+            data, sender = s.recvfrom(2000)
+            if data[0] == 134:
+                return data, sender
+    except TimeoutError:
+        return None
+
+answer = ask() or ask() or ask()
+if answer is None:
+    sys.exit("no router advertisement after 3 solicitations")
+data, sender = answer
+options, prefix = data[16:], ""
+while options:
+    if options[0] == 3:
+        prefix = socket.inet_ntop(socket.AF_INET6, options[16:32])
+    options = options[options[1] * 8:]
+print(sender[0], int.from_bytes(data[6:8], "big"), prefix)
 """
 
 
