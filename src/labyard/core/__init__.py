@@ -1,0 +1,1 @@
+"""What every Labyard service shares: settings, database, authentication, errors, steps, observer, app factory."""

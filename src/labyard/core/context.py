@@ -1,0 +1,30 @@
+"""Who asks, and in which request: set once per request, read by the audit log, the error bodies and the logs."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Caller:
+    """`username` is None before authentication, and for what a service does by itself."""
+
+    request_id: str = ""
+    address: str = ""
+    username: str | None = None
+
+
+_caller: ContextVar[Caller] = ContextVar("caller", default=Caller())
+
+
+def caller() -> Caller:
+    return _caller.get()
+
+
+def set_caller(value: Caller) -> None:
+    _caller.set(value)
+
+
+def set_username(username: str) -> None:
+    _caller.set(replace(_caller.get(), username=username))

@@ -1,0 +1,33 @@
+"""Lists: newest first, `skip` and `limit` the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Query
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+
+@dataclass(frozen=True)
+class Page:
+    skip: int
+    limit: int
+
+    def envelope(self, name: str, items: Sequence[Any], total: int) -> dict[str, Any]:
+        return {name: items, "total": total, "page": self.skip // self.limit + 1, "per_page": self.limit}
+
+
+def _page(skip: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Page:
+    return Page(skip, limit)
+
+
+Paging = Annotated[Page, Depends(_page)]
+
+
+def fetch(session: Session, query: Select[Any], page: Page) -> tuple[list[Any], int]:
+    """The rows of one page of an ordered query, and the number of all its rows."""
+    total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery()))
+    return list(session.scalars(query.offset(page.skip).limit(page.limit))), int(total or 0)

@@ -1,0 +1,1 @@
+"""Diskless-boot sessions: machine + image -> iSCSI disk, iPXE script, DHCP reservation; and back."""

@@ -1,0 +1,1 @@
+"""One file per real daemon; the only code of the netboot service that touches the world."""
