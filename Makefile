@@ -54,6 +54,10 @@ destroy: bootstrap ## take the lab away: containers, networks, route; images sta
 purge: bootstrap ## like destroy, and the images too
 	@$(PLAYBOOK) playbooks/destroy.yml --extra-vars destroy_images=true
 
-lock: ## resolve pyproject.toml into requirements.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --all-extras pyproject.toml --output-file requirements.lock
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+SERVICE_ROLE := roles/labyard_service/files
+lock: ## resolve pyproject.toml into requirements.lock, and what the hosts need into the role labyard_service
+	@$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
+	@python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["service"], sep="\n")' \
+	  | $(COMPILE) --no-annotate --constraint requirements.lock - --output-file $(SERVICE_ROLE)/requirements-service.txt
+	@echo 'uv>=0.8,<1' | $(COMPILE) --no-annotate - --output-file $(SERVICE_ROLE)/requirements-uv.txt

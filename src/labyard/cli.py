@@ -15,6 +15,7 @@ from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab
 from labyard.status import NEXT_STEPS, as_json, lab_status, print_status
 from labyard.testing.machines import PoweredMachine
+from labyard.waterfall.cli import waterfall_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,6 +112,9 @@ def power_off(name: MachineArgument, inventory: InventoryOption = DEFAULT_INVENT
 def show_console(name: MachineArgument, inventory: InventoryOption = DEFAULT_INVENTORY) -> None:
     """Print what a machine has written on its serial console since its last power-on."""
     print(_machine(inventory, name).console().plain)
+
+
+app.command(name="waterfall")(waterfall_command)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def record(
     status_code: int | None = None,
     username: str | None = None,
 ) -> None:
-    """Add one row; the caller's transaction commits it. `resource` is (type, id). Values must be JSON and free of secrets."""
+    """Add one row, in the caller's transaction. `resource` is (type, id). Values must be JSON and free of secrets."""
     who = caller()
     session.add(
         AuditLog(

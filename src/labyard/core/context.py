@@ -15,7 +15,8 @@ class Caller:
     username: str | None = None
 
 
-_caller: ContextVar[Caller] = ContextVar("caller", default=Caller())
+_NOBODY = Caller()
+_caller: ContextVar[Caller] = ContextVar("caller", default=_NOBODY)
 
 
 def caller() -> Caller:

@@ -42,7 +42,9 @@ class Database:
     def __init__(self, url: str) -> None:
         sqlite = url.startswith("sqlite")
         options: dict[str, Any] = {"connect_args": {"timeout": 30, "check_same_thread": False}} if sqlite else {}
-        self.engine: Engine = create_engine(url, pool_size=20, max_overflow=200, pool_pre_ping=not sqlite, **options)
+        self.engine: Engine = create_engine(
+            url, pool_size=20, max_overflow=200, pool_pre_ping=not sqlite, hide_parameters=True, **options
+        )
         if sqlite:
             _tune_sqlite(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False, autoflush=True)

@@ -38,6 +38,8 @@ class Severity(StrEnum):
 
 class User(Base):
     __tablename__ = "users"
+    # The id of a deleted user is never given to another: records name who made them by id.
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
 
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(String(100), unique=True)

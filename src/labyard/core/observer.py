@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import structlog
@@ -38,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What one look found, and what became of it: `repaired` and `failed` (with the reason) are empty without repair."""
+    """What one look found. `repaired` and `failed` (with the reason) are empty unless it was to repair."""
 
     checked_at: datetime
     findings: list[Finding]
@@ -55,15 +56,15 @@ def compare(
     orphan: Callable[[str], object],
     drift: Callable[[Any, Any], str] = lambda want, have: "",
 ) -> Iterable[Finding]:
-    """Findings between two mappings by key. `drift` says what is different, or nothing; `missing` also repairs drift."""
+    """Findings between two mappings. `drift` says what is different, or nothing; `missing` also repairs drift."""
     for key, want in wanted.items():
         if key not in seen:
-            yield Finding(Difference.MISSING, thing, key, repair=lambda key=key: missing(key))
+            yield Finding(Difference.MISSING, thing, key, repair=partial(missing, key))
         elif detail := drift(want, seen[key]):
-            yield Finding(Difference.DRIFT, thing, key, detail, repair=lambda key=key: missing(key))
+            yield Finding(Difference.DRIFT, thing, key, detail, repair=partial(missing, key))
     for key in seen:
         if key not in wanted:
-            yield Finding(Difference.ORPHAN, thing, key, repair=lambda key=key: orphan(key))
+            yield Finding(Difference.ORPHAN, thing, key, repair=partial(orphan, key))
 
 
 class Observer:
@@ -79,7 +80,7 @@ class Observer:
         self.last: Report | None = None
 
     def check(self, repair: bool) -> Report:
-        """Look now; with `repair`, also mend what is found. Never raises for a repair that fails: the report says so."""
+        """Look now; with `repair`, also mend what is found. The report tells of repairs that failed."""
         with self._lock:
             report = Report(now(), list(self._look()))
             for finding in report.findings if repair else []:

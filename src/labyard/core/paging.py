@@ -20,7 +20,10 @@ class Page:
         return {name: items, "total": total, "page": self.skip // self.limit + 1, "per_page": self.limit}
 
 
-def _page(skip: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Page:
+# The bound on skip: a number that no database takes would end as 500.
+def _page(
+    skip: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> Page:
     return Page(skip, limit)
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEVELOPMENT = "development"
 DEFAULT_PASSWORDS = {"admin", "admin123", "password", "changeme"}
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks(text: str) -> list[Network]:
+    """Comma separated addresses or networks. ValueError names the one that is neither."""
+    return [ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()]
 
 
 class ServiceSettings(BaseSettings):
@@ -29,11 +38,24 @@ class ServiceSettings(BaseSettings):
     access_token_minutes: int = Field(default=60, ge=1)
     refresh_token_days: int = Field(default=7, ge=1)
     trusted_proxies: str = Field(default="", description="Addresses, comma separated, whose X-Forwarded-For counts.")
-    log_level: str = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    _key_is_fresh: bool = PrivateAttr(default=False)
+
+    @property
+    def key_is_fresh(self) -> bool:
+        """Development without a SECRET_KEY: one was made up, for this process only."""
+        return self._key_is_fresh
 
     @property
     def in_development(self) -> bool:
         return self.environment == DEVELOPMENT
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_addresses(cls, text: str) -> str:
+        networks(text)
+        return text
 
     @model_validator(mode="after")
     def _refuse_defaults_in_production(self) -> Self:
@@ -42,6 +64,7 @@ class ServiceSettings(BaseSettings):
         password = self.admin_password.get_secret_value()
         if self.in_development:
             if not key:
+                self._key_is_fresh = True
                 self.secret_key = SecretStr(secrets.token_urlsafe(48))
             if not password:
                 self.admin_password = SecretStr("admin123")

@@ -21,17 +21,21 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="LABYARD_NETBOOT_", extra="ignore")
 
     state_dir: Path = Path("/var/lib/labyard/netboot")
-    public_url: str = Field(default="", description="Where machines reach this service. Empty: http://PORTAL_IP:HTTP_PORT.")
+    public_url: str = Field(
+        default="", description="Where machines reach this service. Empty: http://PORTAL_IP:HTTP_PORT."
+    )
     iqn_prefix: str = "iqn.2025-01.lab.labyard"
     portal_ip: str = "192.168.1.10"
     portal_port: int = Field(default=3260, ge=1, le=65535)
+    segment_cidr: str = Field(default="", description="The segment that machines are on. Empty: the portal's /24.")
 
     iscsi_backend: Literal["tgt", "lio", "fake"] = "tgt"
     tgt_socket: Path = Path("/var/run/tgtd/socket.0")
 
     export_backend: Literal["qemu", "fake"] = "qemu"
     export_socket: Path = Field(
-        default=Path("/run/labyard-exports/qmp.sock"), description="Control socket of the qemu-storage-daemon that exports overlays."
+        default=Path("/run/labyard-exports/qmp.sock"),
+        description="Control socket of the qemu-storage-daemon that exports overlays.",
     )
 
     service_manager: Literal["systemd", "process", "none"] = "systemd"
@@ -39,7 +43,9 @@ class Settings(ServiceSettings):
     dhcp_backend: Literal["kea", "isc", "fake"] = "kea"
     dhcp_config: Path | None = None
     dhcp_unit: str = Field(default="", description="Empty: the distribution's unit for the backend.")
-    dhcp_range: str = Field(default="", description="FIRST-LAST. Empty: .150-.200 of the portal's /24. Used by isc only.")
+    dhcp_range: str = Field(
+        default="", description="FIRST-LAST. Empty: .150-.200 of the portal's /24. Used by isc only."
+    )
     dhcp_timeout_seconds: float = 10
     kea_socket: Path = Path("/run/kea/kea4-ctrl-socket")
     kea_lease_log: Path = Path("/var/log/kea/leases.log")
@@ -57,12 +63,17 @@ class Settings(ServiceSettings):
     idle_timeout_seconds: float = Field(default=0, ge=0)
     observer_interval_seconds: float = Field(default=30, gt=0)
     faults: str = Field(
-        default="", description="Development with fakes only: what each fake's verb does, such as `dhcp.apply=raise,target.remove=hang`."
+        default="",
+        description="Development with fakes only: what a fake's verb does, such as `dhcp.apply=raise`.",
     )
 
     @property
     def formats(self) -> tuple[str, ...]:
         return tuple(part.strip().lower() for part in self.allowed_formats.split(",") if part.strip())
+
+    @property
+    def segment(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network(self.segment_cidr or f"{self.portal_ip}/24", strict=False)
 
     @model_validator(mode="after")
     def _fill_and_check(self) -> Self:
@@ -73,15 +84,27 @@ class Settings(ServiceSettings):
             portal = ipaddress.IPv4Address(self.portal_ip)
         except ValueError:
             raise ValueError(f"{prefix}PORTAL_IP {self.portal_ip!r} is not an IPv4 address") from None
+        try:
+            inside = portal in self.segment
+        except ValueError as error:
+            raise ValueError(f"{prefix}SEGMENT_CIDR: {error}") from None
+        if not inside:
+            raise ValueError(f"{prefix}SEGMENT_CIDR {self.segment_cidr} does not hold PORTAL_IP {portal}")
         if unknown := [name for name in self.formats if name not in FORMATS]:
-            raise ValueError(f"{prefix}ALLOWED_FORMATS has unknown formats: {', '.join(unknown)}; known: {', '.join(FORMATS)}")
-        if self.faults and not (self.in_development and "fake" in (self.iscsi_backend, self.dhcp_backend, self.export_backend)):
+            raise ValueError(
+                f"{prefix}ALLOWED_FORMATS has unknown formats: {', '.join(unknown)}; known: {', '.join(FORMATS)}"
+            )
+        if self.faults and not (
+            self.in_development and "fake" in (self.iscsi_backend, self.dhcp_backend, self.export_backend)
+        ):
             raise ValueError(f"{prefix}FAULTS is for development with fake backends only")
         self.public_url = (self.public_url or f"http://{portal}:{self.http_port}").rstrip("/")
         self.database_url = self.database_url or f"sqlite:///{self.state_dir}/netboot.db"
         if self.dhcp_config is None:
             self.dhcp_config = Path("/etc/dhcp/dhcpd.conf" if self.dhcp_backend == "isc" else "/etc/kea/kea-dhcp4.conf")
-        self.dhcp_unit = self.dhcp_unit or {"kea": "kea-dhcp4-server", "isc": "isc-dhcp-server"}.get(self.dhcp_backend, "")
+        self.dhcp_unit = self.dhcp_unit or {"kea": "kea-dhcp4-server", "isc": "isc-dhcp-server"}.get(
+            self.dhcp_backend, ""
+        )
         if not self.dhcp_range:
             base = str(portal).rsplit(".", 1)[0]
             self.dhcp_range = f"{base}.150-{base}.200"

@@ -1,0 +1,41 @@
+"""Fields that more than one service's requests have."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Path
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from labyard.core.passwords import RULE, follows_rule
+
+# Larger numbers than a database's integer would end as 500.
+RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
+
+_EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)*")
+
+
+def fold(value: Any) -> Any:
+    """For enums, which are read in any case (contract section 1.2): `BeforeValidator(fold)`."""
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _email(value: str | None) -> str | None:
+    text = (value or "").strip().lower()
+    if not text:
+        return None
+    if len(text) > 255 or not text.isprintable() or not _EMAIL.fullmatch(text):
+        raise ValueError("must look like name@example.org")
+    return text
+
+
+def _password(value: str) -> str:
+    if not follows_rule(value):
+        raise ValueError(RULE)
+    return value
+
+
+Email = Annotated[str | None, AfterValidator(_email)]
+NewPassword = Annotated[str, Field(max_length=256), AfterValidator(_password)]
+Fold = BeforeValidator(fold)

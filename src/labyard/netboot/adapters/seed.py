@@ -1,0 +1,91 @@
+"""A NoCloud seed: an ISO 9660 image that cloud-init reads its data from (cloud-init reference, "NoCloud")."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pycdlib
+import yaml
+
+LABEL = "CIDATA"
+HEADER = "#cloud-config"
+TRIES = 10
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What a machine is told. `user_data` is the user's own text, or None. A new `instance_id` means a first boot."""
+
+    instance_id: str
+    hostname: str
+    ssh_keys: tuple[str, ...]
+    user_data: str | None
+    phone_home_url: str
+
+
+def write_seed(path: Path, seed: Seed) -> None:
+    """Write the image, mode 0600, by another name first. OSError; ValueError when user_data is no good cloud-config."""
+    image = _image(_files(seed))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # makes it 0600
+    new = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(image)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _files(seed: Seed) -> dict[str, bytes]:
+    """The keys are in meta-data, which every kind of user-data leaves alone.
+
+    The phone-home is in user-data, where the user has none of his own; beside a script it is in vendor-data, which
+    cloud-init reads as well.
+    """
+    meta = {"instance-id": seed.instance_id, "local-hostname": seed.hostname, "public-keys": list(seed.ssh_keys)}
+    ours = {
+        "phone_home": {"url": seed.phone_home_url, "post": ["instance_id", "hostname", "fqdn"], "tries": TRIES},
+    }
+    files = {"meta-data": _yaml(meta), "vendor-data": _cloud_config({})}
+    if seed.user_data is None:
+        return files | {"user-data": _cloud_config(ours)}
+    if seed.user_data.split("\n", 1)[0].rstrip() == HEADER:
+        return files | {"user-data": _cloud_config(ours | _mapping(seed.user_data))}
+    return files | {"user-data": seed.user_data.encode(), "vendor-data": _cloud_config(ours)}
+
+
+def _mapping(user_data: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(user_data)
+    except yaml.YAMLError as error:
+        raise ValueError(f"user_data begins with {HEADER} but is not YAML: {error}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ValueError(f"user_data begins with {HEADER}, so it must be a YAML mapping, not a {type(loaded).__name__}")
+    return loaded or {}
+
+
+def _cloud_config(content: dict[str, Any]) -> bytes:
+    return f"{HEADER}\n".encode() + _yaml(content)
+
+
+def _yaml(content: dict[str, Any]) -> bytes:
+    return yaml.safe_dump(content, sort_keys=False, width=1000).encode()
+
+
+def _image(files: dict[str, bytes]) -> bytes:
+    """Rock Ridge for Linux, Joliet for the others; both carry the names as they are."""
+    iso = pycdlib.PyCdlib()
+    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
+    for name, content in files.items():
+        plain = f"/{name.upper().replace('-', '_')}.;1"
+        iso.add_fp(BytesIO(content), len(content), plain, rr_name=name, joliet_path=f"/{name}")
+    image = BytesIO()
+    iso.write_fp(image)
+    iso.close()
+    return image.getvalue()

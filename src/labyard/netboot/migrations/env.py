@@ -1,0 +1,13 @@
+"""Alembic's entry: runs on the connection that Database.migrate hands over."""
+
+from alembic import context
+
+import labyard.core.models
+import labyard.netboot.models  # noqa: F401
+from labyard.core.database import Base
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=Base.metadata, render_as_batch=True
+)
+with context.begin_transaction():
+    context.run_migrations()

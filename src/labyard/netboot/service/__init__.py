@@ -1,0 +1,68 @@
+"""The use cases, in the words of the contract: one file per kind of thing. `Netboot` is all of them, joined."""
+
+from __future__ import annotations
+
+import threading
+
+from prometheus_client import CollectorRegistry
+
+from labyard.core.database import Database
+from labyard.core.observer import Observer
+from labyard.core.secretbox import SecretBox
+from labyard.netboot import names
+from labyard.netboot.adapters.factory import Adapters
+from labyard.netboot.adapters.ipxe import generate_generic_script
+from labyard.netboot.images import Images
+from labyard.netboot.metrics import Metrics, Standing
+from labyard.netboot.observer import NetbootObserver
+from labyard.netboot.service.boot import Boots
+from labyard.netboot.service.machines import Machines
+from labyard.netboot.service.network import Network
+from labyard.netboot.service.provision import Provision
+from labyard.netboot.service.reservations import Reservations
+from labyard.netboot.service.sessions import MachineLocks, Sessions
+from labyard.netboot.service.targets import Targets
+from labyard.netboot.service.watch import Watch
+from labyard.netboot.settings import Settings
+
+__all__ = ["Netboot"]
+
+
+class Netboot:
+    """The service without its HTTP side."""
+
+    names = names
+
+    def __init__(self, settings: Settings, database: Database, adapters: Adapters, registry: CollectorRegistry) -> None:
+        self.settings = settings
+        self.database = database
+        self.metrics = Metrics(registry)
+        registry.register(Standing(database))
+        self.box = SecretBox(settings.secret_key.get_secret_value())
+        locks = MachineLocks()
+        self.provision = Provision(settings, adapters, self.box)
+        self.reservations = Reservations(database, settings, adapters.dhcp)
+        self.machines = Machines(database, settings)
+        self.images = Images(database, settings)
+        self.boots = Boots(database)
+        self.targets = Targets(database, settings, self.provision, self.box, self.metrics, locks)
+        self.sessions = Sessions(database, settings, self.provision, self.reservations, self.box, self.metrics, locks)
+        self.network = Network(database, settings, adapters, self.reservations)
+        self.watch = Watch(database, settings, adapters.iscsi, self.boots, self.sessions)
+        look = NetbootObserver(database, settings, self.provision, self.reservations, self.sessions, locks).look
+        self.observer = Observer(look, settings.observer_interval_seconds)
+        self.stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begin the background work: the observer's first look mends what a crash left."""
+        self.settings.overlay_dir.mkdir(parents=True, exist_ok=True)
+        self.provision.adapters.scripts.prepare(generate_generic_script())
+        self.images.start()
+        self.observer.start()
+        self.watch.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.watch.stop()
+        self.observer.stop()
+        self.images.close()

@@ -1,0 +1,215 @@
+"""The observer: nothing that starts, stops, crashes and faults leave behind stays (contract sections 6 and 11)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from labyard.netboot.adapters.dhcp import Reservation
+from labyard.netboot.adapters.disks import OverlaySpec
+from labyard.netboot.adapters.fake import Fault
+from labyard.netboot.adapters.iscsi import Lun, TargetSpec
+from labyard.netboot.models import BootSession, Image, SessionStatus
+from labyard.netboot.service import Netboot
+
+from .conftest import Client
+
+START = "/api/v1/sessions/start"
+BODY = {"machine_id": 1, "image_id": 1}
+STRANGER = "machine-77-0a1b2c3d"
+
+
+def found(netboot: Netboot) -> set[tuple[str, str]]:
+    return {(finding.difference.value, finding.thing) for finding in netboot.observer.check(repair=False).findings}
+
+
+def test_a_session_in_order_has_no_findings(netboot: Netboot, test_session: dict[str, Any]) -> None:
+    assert found(netboot) == set()
+
+
+def test_what_a_session_lacks_is_rebuilt(netboot: Netboot, operator: Client, test_session: dict[str, Any]) -> None:
+    adapters = netboot.provision.adapters
+    target = netboot.targets.get(test_session["session"]["target_id"])
+    adapters.iscsi.remove(target.iqn, target.chap_username)
+    adapters.scripts.remove("machines/00-11-22-33-44-55.ipxe")
+    adapters.dhcp.apply([])
+    netboot.provision.seed_path(target.target_id).unlink()
+    assert found(netboot) == {
+        ("missing", "seed"), ("missing", "target"), ("missing", "script"), ("missing", "reservation")
+    }  # fmt: skip
+    report = operator.post("/api/v1/observer/check", params={"repair": True}).json()
+    assert len(report["repaired"]) == 4 and report["failed"] == []
+    assert found(netboot) == set()
+    assert adapters.scripts.read("machines/00-11-22-33-44-55.ipxe") == test_session["boot_script"]
+
+
+def test_what_no_session_owns_is_removed(netboot: Netboot, test_session: dict[str, Any]) -> None:
+    adapters = netboot.provision.adapters
+    base = netboot.settings.images_dir / "test.vhdx"
+    adapters.disks.apply(OverlaySpec(STRANGER, base, "vhdx"))
+    export = adapters.disks.export_path(STRANGER)
+    prefix = netboot.settings.iqn_prefix
+    adapters.iscsi.apply(
+        TargetSpec(
+            f"{prefix}:target-{STRANGER}", f"{prefix}:initiator-020000000001", "s-0a1b2c3d", "x" * 16, (Lun(1, export),)
+        )
+    )
+    adapters.scripts.apply("machines/02-00-00-00-00-01.ipxe", test_session["boot_script"])
+    wanted = netboot.reservations.wanted()
+    adapters.dhcp.apply(
+        [*wanted, Reservation(77, "stranger", "02:00:00:00:00:01", None, "192.168.1.10", "machines/x.ipxe")]
+    )
+    foreign = netboot.settings.overlay_dir / "precious.qcow2"
+    foreign.write_text("not ours")
+    assert {("orphan", thing) for thing in ("overlay", "target", "script", "reservation")} <= found(netboot)
+    netboot.observer.check(repair=True)
+    assert found(netboot) == set()
+    assert foreign.exists() and len(adapters.dhcp.observed()) == 1 and len(adapters.iscsi.observed()) == 1
+
+
+def test_a_foreign_script_stays(netboot: Netboot, operator: Client, test_machine: Any, test_image: Image) -> None:
+    path = netboot.settings.tftp_root / "machines/00-11-22-33-44-55.ipxe"
+    path.write_text("#!ipxe\n# Written by the role ipxe\n")
+    assert found(netboot) == set()
+    answer = operator.post(START, json=BODY)
+    assert answer.status_code == 500 and "not written by this service" in answer.json()["detail"]
+    assert path.read_text().endswith("role ipxe\n")
+
+
+@pytest.mark.parametrize("status", [SessionStatus.STARTING, SessionStatus.STOPPING])
+def test_an_interrupted_start_or_stop_is_finished_after_a_restart(
+    netboot: Netboot,
+    operator: Client,
+    test_session: dict[str, Any],
+    make_service: Callable[[], TestClient],
+    status: str,
+) -> None:
+    with netboot.database.write() as session:
+        session.get_one(BootSession, test_session["session"]["id"]).status = status
+    again: Netboot = make_service().app.state.netboot  # type: ignore[attr-defined]
+    again.observer.check(repair=True)
+    boot = again.sessions.get(test_session["session"]["id"])
+    assert boot.status == (SessionStatus.ERROR if status == "starting" else SessionStatus.STOPPED)
+    assert not boot.cleanup_pending
+    adapters = again.provision.adapters
+    assert not adapters.iscsi.observed() and not adapters.disks.observed() and not adapters.dhcp.observed()
+
+
+def test_an_active_session_survives_a_restart(
+    netboot: Netboot, test_session: dict[str, Any], make_service: Callable[[], TestClient]
+) -> None:
+    again: Netboot = make_service().app.state.netboot  # type: ignore[attr-defined]
+    report = again.observer.check(repair=True)
+    assert report.findings == []
+    assert again.sessions.get(test_session["session"]["id"]).status == SessionStatus.ACTIVE
+
+
+def test_an_idle_session_ends_as_timeout(netboot: Netboot, operator: Client, test_session: dict[str, Any]) -> None:
+    netboot.settings.idle_timeout_seconds = 0.001
+    netboot.watch.look()
+    session = operator.get(f"/api/v1/sessions/{test_session['session']['id']}").json()
+    assert session["status"] == "timeout" and not netboot.provision.adapters.iscsi.observed()
+
+
+def test_a_silent_daemon_is_a_finding(netboot: Netboot, test_session: dict[str, Any]) -> None:
+    netboot.provision.adapters.iscsi.faults["observed"] = Fault.RAISE
+    assert ("drift", "target") in found(netboot)
+
+
+class Operations(RuleBasedStateMachine):
+    """Random starts, stops, faults and losses. Afterwards one repair, and nothing may be found."""
+
+    operator: Client
+    netboot: Netboot
+    machines = 3
+
+    @initialize()
+    def clean(self) -> None:
+        self.heal()
+        for session in self.operator.get("/api/v1/sessions", params={"status": "active"}).json()["sessions"]:
+            self.operator.post(f"/api/v1/sessions/{session['id']}/stop")
+
+    @rule(machine=strategies.integers(1, 3))
+    def start(self, machine: int) -> None:
+        answer = self.operator.post(START, json={"machine_id": machine, "image_id": 1})
+        assert answer.status_code in (201, 400, 500), answer.text
+
+    @rule(machine=strategies.integers(1, 3), keep=strategies.booleans())
+    def stop(self, machine: int, keep: bool) -> None:
+        rows = self.operator.get("/api/v1/sessions", params={"machine_id": machine, "limit": 1}).json()["sessions"]
+        if rows:
+            answer = self.operator.post(f"/api/v1/sessions/{rows[0]['id']}/stop", json={"keep_overlay": keep})
+            assert answer.status_code in (200, 400, 500), answer.text
+
+    @rule(
+        adapter=strategies.sampled_from(["disks", "iscsi", "dhcp"]), verb=strategies.sampled_from(["apply", "remove"])
+    )
+    def break_one(self, adapter: str, verb: str) -> None:
+        getattr(self.netboot.provision.adapters, adapter).faults[verb] = Fault.RAISE
+
+    @rule()
+    def heal(self) -> None:
+        for adapter in ("disks", "iscsi", "dhcp"):
+            getattr(self.netboot.provision.adapters, adapter).faults.clear()
+
+    @rule()
+    def lose_all_targets(self) -> None:
+        """As after a crash of tgtd."""
+        iscsi = self.netboot.provision.adapters.iscsi
+        if not iscsi.faults:
+            for iqn in list(iscsi.observed()):
+                iscsi.remove(iqn, f"s-{iqn.rsplit('-', 1)[1]}")
+
+    @rule()
+    def lose_all_scripts(self) -> None:
+        folder = self.netboot.settings.tftp_root / "machines"
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+    @rule()
+    def look(self) -> None:
+        self.netboot.observer.check(repair=True)
+
+    @invariant()
+    def at_most_one_live_session_each(self) -> None:
+        live = [
+            row["machine_id"]
+            for row in self.operator.get("/api/v1/sessions", params={"limit": 1000}).json()["sessions"]
+            if row["status"] in ("starting", "active", "stopping")
+            or (row["status"] == "error" and row["cleanup_pending"])
+        ]
+        assert len(live) == len(set(live))
+
+    def teardown(self) -> None:
+        self.heal()
+        self.netboot.observer.check(repair=True)
+        assert self.netboot.observer.check(repair=False).findings == []
+        active = {
+            row["machine_id"]
+            for row in self.operator.get("/api/v1/sessions", params={"status": "active"}).json()["sessions"]
+        }
+        adapters = self.netboot.provision.adapters
+        assert {entry.machine_id for entry in adapters.dhcp.observed()} == active
+        assert len(adapters.iscsi.observed()) == len(adapters.disks.observed()) == len(active)
+        assert len(adapters.iscsi.accounts()) == len(adapters.scripts.observed()) == len(active)
+
+
+def test_random_operations_and_faults_leave_nothing(
+    netboot: Netboot, operator: Client, test_image: Image, tmp_path: Path
+) -> None:
+    for number in range(1, Operations.machines + 1):
+        operator.post("/machines", json={"name": f"pc-{number}", "mac_address": f"02000000000{number}"})
+    Operations.operator, Operations.netboot = operator, netboot
+    run_state_machine_as_test(
+        Operations,
+        settings=settings(
+            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -1,0 +1,115 @@
+"""Asking and restarting daemons, with programs that are really started."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labyard.core.adapter import AdapterError
+from labyard.netboot.adapters import services
+from labyard.netboot.settings import Settings
+
+PROGRAM = "labyard-sleeper"
+
+
+def settings(manager: str) -> Settings:
+    return Settings.model_validate({"service_manager": manager})
+
+
+def put_systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = folder / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n{script}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize(
+    ("script", "running"),
+    [
+        ("echo active", True),
+        ("echo inactive; exit 3", False),
+        ("echo activating; exit 3", False),
+        ("echo failed; exit 3", False),
+        ("echo 'System has not been booted with systemd' >&2; exit 1", None),
+    ],
+)
+def test_only_active_is_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, running: bool | None
+) -> None:
+    put_systemctl(tmp_path, monkeypatch, script)
+    assert services.unit_running(settings("systemd"), "tftpd-hpa") is running
+    assert (tmp_path / "calls").read_text() == "is-active tftpd-hpa\n"
+
+
+def test_a_hung_or_missing_systemctl_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "STATUS_SECONDS", 0.1)
+    put_systemctl(tmp_path, monkeypatch, "exec sleep 5")
+    begun = time.monotonic()
+    assert services.unit_running(settings("systemd"), "tgt") is None
+    assert time.monotonic() - begun < 1
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert services.unit_running(settings("systemd"), "tgt") is None
+
+
+def test_a_restart_that_systemd_holds_back_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_systemctl(
+        tmp_path, monkeypatch, f'[ "$1" = restart ] && [ ! -e {tmp_path}/reset ] && exit 1; touch {tmp_path}/reset'
+    )
+    services.restart(settings("systemd"), "isc-dhcp-server", [], 5)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[0] for call in calls] == ["restart", "reset-failed", "restart"]
+
+
+def test_none_knows_and_does_nothing() -> None:
+    assert services.unit_running(settings("none"), "tgt") is None
+    services.restart(settings("none"), "tgt", ["/does/not/exist"], 1)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / PROGRAM
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", path)
+    yield path
+    for pid in services.processes(PROGRAM):
+        services._end(pid, 2)
+
+
+def test_a_process_is_found_and_restarted_with_its_own_command(program: Path) -> None:
+    assert services.unit_running(settings("process"), PROGRAM) is False
+    services.restart(settings("process"), PROGRAM, [str(program), "60"], 2)
+    assert services.unit_running(settings("process"), PROGRAM) is True
+    (first,) = services.processes(PROGRAM)
+    services.restart(settings("process"), PROGRAM, [str(program), "61"], 2)
+    ((second, command),) = services.processes(PROGRAM).items()
+    assert second != first
+    assert command == [str(program), "60"]
+
+
+def test_a_process_that_fails_at_once_is_said(program: Path) -> None:
+    with pytest.raises(services.CommandFailed, match="invalid time interval"):
+        services.restart(settings("process"), PROGRAM, [str(program), "soon"], 2)
+
+
+def test_a_zombie_does_not_run(program: Path) -> None:
+    zombie = subprocess.Popen([program, "0"])
+    time.sleep(0.2)
+    assert services.unit_running(settings("process"), PROGRAM) is False
+    zombie.wait()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["/does/not/exist"], "not installed"),
+        (["sleep", "5"], "no end within"),
+        (["sh", "-c", "echo why >&2; exit 1"], "why"),
+    ],
+)
+def test_a_command_that_fails_says_why(command: list[str], said: str) -> None:
+    with pytest.raises(AdapterError, match=said):
+        services.run(command, 0.2)
