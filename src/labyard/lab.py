@@ -31,6 +31,7 @@ class Machine:
     address: str
     firmware: str = "bios"
     memory_mb: int = 256
+    disk: str = "own"  # own: the inventory gives it one; session: a netboot session does
 
 
 class LabHost:
@@ -119,6 +120,11 @@ class Lab:
         known = Machine.__annotations__
         machines = (Machine(**{key: value for key, value in entry.items() if key in known}) for entry in listed)
         return {machine.name: machine for machine in machines}
+
+    @property
+    def machines_with_disk(self) -> list[Machine]:
+        """Those that boot as they are, without a session."""
+        return [machine for machine in self.machines.values() if machine.disk == "own"]
 
     def vm_host(self, machine: Machine) -> LabHost:
         """The host that carries the machine."""

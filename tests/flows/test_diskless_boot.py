@@ -58,7 +58,7 @@ def boot(machine: PoweredMachine, host: LabHost) -> Evidence:
 @pytest.fixture(scope="module", params=["bios", "uefi"])
 def evidence(request: pytest.FixtureRequest, lab: Any, boot_host: LabHost) -> Any:
     """One real boot for each firmware; the tests below read its evidence."""
-    found = next(machine for machine in lab.machines.values() if machine.firmware == request.param)
+    found = next(machine for machine in lab.machines_with_disk if machine.firmware == request.param)
     machine = PoweredMachine(lab, found)
     before = boot_host.check(f"sha256sum {boot_host.value('iscsi_target_image')}")
     try:
@@ -119,7 +119,7 @@ def test_machine_phoned_home(evidence: Evidence) -> None:
 
 def test_machines_on_one_image_do_not_see_each_other(machine: TakeMachine, lab: Any) -> None:
     """Both boot the same image, each writes its MAC on its disk; each finds only its own at the next boot."""
-    pair = [machine(found.name) for found in lab.machines.values() if found.firmware == "bios"][1:3]
+    pair = [machine(found.name) for found in lab.machines_with_disk if found.firmware == "bios"][1:3]
     for _ in range(2):
         for one in pair:
             one.power_on()
@@ -129,12 +129,12 @@ def test_machines_on_one_image_do_not_see_each_other(machine: TakeMachine, lab: 
 
 def test_machine_without_a_disk_is_shown_the_menu(machine: TakeMachine, boot_host: LabHost, lab: Any) -> None:
     """No script of its own: the generic script's menu says so, and trying again boots once there is one."""
-    last = machine([found.name for found in lab.machines.values() if found.firmware == "bios"][-1])
+    last = machine([found.name for found in lab.machines_with_disk if found.firmware == "bios"][-1])
     script = f"{boot_host.value('ipxe_root')}/machines/{last.machine.mac.lower().replace(':', '-')}.ipxe"
     boot_host.check(f"mv {script} {script}.away")
     try:
         last.power_on()
-        assert wait_for_text(last, "nothing to boot for", 60)
+        assert wait_for_text(last, "no session for this machine", 60)
     finally:
         boot_host.check(f"mv {script}.away {script}")
     assert last.wait_for("done", BOOT_SECONDS).reports["done"] == "ok"

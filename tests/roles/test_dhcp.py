@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from conftest import assert_gone, assert_runs
@@ -68,18 +70,33 @@ class TestApplied:
             DhcpProbe(probe_host, "eth0").exchange(STRANGER, seconds=2)
 
     def test_control_socket_answers(self, host: LabHost) -> None:
-        socket = host.value("dhcp_control_socket")
-        answer = host.check(
-            "python3 -c 'import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
-            's.sendall(b"{\\"command\\": \\"config-get\\"}"); print(s.makefile().read())\' ' + socket
-        )
-        interfaces = json.loads(answer)["arguments"]["Dhcp4"]["interfaces-config"]["interfaces"]
+        interfaces = ask(host, "config-get")["arguments"]["Dhcp4"]["interfaces-config"]["interfaces"]
         assert interfaces == host.value("dhcp_interfaces")
+
+    def test_kea_may_write_its_file_and_keeps_the_base_s_digest_in_it(self, host: LabHost) -> None:
+        path = "/etc/kea/kea-dhcp4.conf"
+        before = json.loads(host.check(f"cat {path}"))["Dhcp4"]["user-context"]["labyard-base"]
+        answer = ask(host, "config-write", filename=path)
+        assert answer["result"] == 0, answer
+        assert json.loads(host.check(f"cat {path}"))["Dhcp4"]["user-context"]["labyard-base"] == before
+        host.check(f"kea-dhcp4 -t {path}")
+
+
+def ask(host: LabHost, command: str, **arguments: str) -> dict[str, Any]:
+    """What Kea answers on its control socket."""
+    request = json.dumps({"command": command, "arguments": arguments})
+    client = (
+        "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+        "s.sendall(sys.argv[2].encode()); print(s.makefile().read())"
+    )
+    command_line = ["python3", "-c", client, str(host.value("dhcp_control_socket")), request]
+    answer: dict[str, Any] = json.loads(host.check(shlex.join(command_line)))
+    return answer
 
 
 class TestRemoved:
     def test_nothing_is_left(self, host: LabHost) -> None:
-        assert_gone(host, "dhcp", "/etc/kea/kea-dhcp4.conf", host.value("dhcp_lease_log"))
+        assert_gone(host, "dhcp", "/etc/kea/kea-dhcp4.conf", "/etc/kea/labyard-base.json", host.value("dhcp_lease_log"))
 
     def test_nobody_answers(self, host: LabHost, dhcp_probe: DhcpProbe) -> None:
         with pytest.raises(ProbeError):

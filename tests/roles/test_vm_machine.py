@@ -29,7 +29,37 @@ class TestApplied:
             assert log is not None
             assert log.get("file") == f"{host.value('vm_machine_console_folder')}/{machine['name']}.log"
 
+    def test_a_machine_records_its_boot(self, host: LabHost) -> None:
+        name = host.value("vm_machine_machines")[-1]["name"]
+        folder = f"{host.value('vm_machine_capture_folder')}/{name}"
+        running = host.check(f"virsh domstate {name}").strip() == "running"
+        if not running:
+            host.check(f"virsh --quiet start {name}")
+        try:
+            # The header of an empty capture has 24 bytes; the first packet comes when iPXE or OVMF asks for an address.
+            host.check(f"timeout 60 sh -c 'until [ $(stat --format %s {folder}/nic.pcap) -gt 24 ]; do sleep 0.2; done'")
+            assert "serial_write" in host.check(f"head -n 20 {folder}/serial.trace")
+        finally:
+            if not running:
+                host.check(f"virsh --quiet destroy {name}")
+
+    def test_room_for_recorded_boots_is_bounded(self, host: LabHost) -> None:
+        for machine in host.value("vm_machine_machines"):
+            folder = f"{host.value('vm_machine_capture_folder')}/{machine['name']}"
+            size = host.check("findmnt --noheadings --bytes --output SIZE,FSTYPE %s", folder).split()
+            assert size == [str(int(host.value("vm_machine_capture_mb")) * 2**20), "tmpfs"]
+            assert (
+                host.check("stat --format %%a,%%U %s", folder).strip() == f"700,{host.value('vm_machine_capture_user')}"
+            )
+
 
 class TestRemoved:
     def test_nothing_is_left(self, host: LabHost) -> None:
         assert host.check("virsh list --all --name").split() == []
+
+    def test_recorded_boots_are_gone(self, host: LabHost) -> None:
+        folder = str(host.value("vm_machine_capture_folder"))
+        assert not host.shell.file(folder).exists
+        assert folder not in host.check("cat /proc/self/mounts")
+        assert not host.shell.file("/etc/systemd/system/labyard-captures.service").exists
+        assert host.run("grep -r 'labyard captures' /etc/apparmor.d/local").rc != 0

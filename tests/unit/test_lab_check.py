@@ -51,6 +51,7 @@ def test_a_right_inventory_passes(check: Any) -> None:
             {"machines": [MACHINE | {"mac": "01:54:00:77:00:01"}]},
             "lab_machines[m1].mac: 01:54:00:77:00:01 is a multicast",
         ),
+        ({"machines": [MACHINE | {"disk": "none"}]}, "lab_machines[m1].disk: 'none' is neither own nor session"),
         ({"machines": [MACHINE | {"firmware": "efi"}]}, "lab_machines[m1].firmware: 'efi' is neither bios nor uefi"),
         ({"machines": [MACHINE | {"vm_host": "nobody"}]}, "lab_machines[m1].vm_host: no lab host is named 'nobody'"),
         ({"machines": [MACHINE | {"name": "M 1"}]}, "lab_machines[M 1].name: use"),

@@ -41,7 +41,7 @@ def _boot(bench: Bench, machines: list[Machine], timeout: float) -> dict[str, fl
 def _firmware_median(bench: Bench, firmware: str) -> float:
     """Median of several boots of the first machine with a firmware, in seconds."""
     bench.host("vm_hosts")
-    found = [machine for machine in bench.lab.machines.values() if machine.firmware == firmware]
+    found = [machine for machine in bench.lab.machines_with_disk if machine.firmware == firmware]
     if not found:
         raise MeasureError(f"lab_machines has no machine with firmware {firmware}")
     _all_off(bench)
@@ -65,7 +65,7 @@ def storm(bench: Bench) -> float:
     bench.host("vm_hosts")
     _all_off(bench)
     carried: dict[str, list[Machine]] = defaultdict(list)
-    for machine in bench.lab.machines.values():
+    for machine in bench.lab.machines_with_disk:
         carried[machine.vm_host].append(machine)
     # Each VM host measures by its own clock, so theirs need not agree.
     with ThreadPoolExecutor(len(carried)) as pool:

@@ -14,9 +14,8 @@ from labyard.core.health import Check
 from labyard.core.metrics import Metrics
 from labyard.core.ratelimit import Rule
 from labyard.core.secretbox import kept_key
-from labyard.netboot import images_api
 from labyard.netboot.adapters.factory import Adapters, make_adapters
-from labyard.netboot.api import ipxe, machines, network, sessions, targets
+from labyard.netboot.api import images, ipxe, machines, network, sessions, targets
 from labyard.netboot.metrics import PREFIX
 from labyard.netboot.service import Netboot
 from labyard.netboot.settings import Settings
@@ -36,7 +35,7 @@ RULES = (
 )
 ROUTERS = (
     machines.router,
-    images_api.router,
+    images.router,
     targets.router,
     sessions.router,
     ipxe.router,

@@ -55,6 +55,9 @@ class Settings(ServiceSettings):
     tftp_unit: str = "tftpd-hpa"
 
     images_dir: Path = Path("/storage/images")
+    import_dirs: str = Field(
+        default="", description="Folders, comma separated, besides IMAGES_DIR, from which images may be imported."
+    )
     overlay_dir: Path = Path("/storage/overlays")
     max_upload_size: int = Field(default=10 * 1024**3, ge=1)
     allowed_formats: str = "vhd,vhdx,raw,qcow2"

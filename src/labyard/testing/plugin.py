@@ -15,6 +15,7 @@ import pytest
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab, LabHost
 from labyard.testing.machines import PoweredMachine
+from labyard.testing.netboot import NetbootApi
 from labyard.testing.probes import DhcpProbe, IscsiProbe, TftpProbe
 
 
@@ -87,6 +88,12 @@ def iscsi_probe(probe_host: LabHost, boot_host: LabHost) -> Callable[[str], Iscs
         )
 
     return probe
+
+
+@pytest.fixture(scope="session")
+def netboot_api(lab: Lab) -> NetbootApi:
+    """The netboot service of the lab, logged in as admin."""
+    return NetbootApi(lab)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -31,10 +31,11 @@ class Recording:
     packets: bytes
     console: Console
     power_on: float | None
+    full: bool = False
 
     def waterfall(self, events: list[TimedEvent] | None = None) -> Waterfall:
         """Where its seconds went."""
-        return waterfall(
+        found = waterfall(
             self.packets,
             self.console.lines,
             events,
@@ -42,6 +43,10 @@ class Recording:
             running_at=self.console.running_at,
             mac=self.mac,
         )
+        if not self.full:
+            return found
+        note = "The recording's room was full before its end (vm_machine_capture_mb): later packets are missing."
+        return replace(found, notes=[*found.notes, note])
 
 
 def fetch(machine: PoweredMachine) -> Recording:
@@ -61,7 +66,11 @@ def fetch(machine: PoweredMachine) -> Recording:
     text = gzip.decompress(base64.b64decode(trace.stdout)).decode(errors="replace") if trace.stdout else ""
     started = host.run("grep -a 'starting up libvirt' %s | tail -n 1", f"{_LIBVIRT_LOG}/{name}.log")
     console = read_trace(text)
-    return Recording(machine.machine.mac, packets, console, _power_on(str(started.stdout), console.running_at))
+    power_on = _power_on(str(started.stdout), console.running_at)
+    room = int(host.value("vm_machine_capture_mb")) * 2**20
+    # QEMU stops its dump at the first packet that has no room; a page may be free then.
+    full = len(packets) + len(text) > room - 3 * 4096
+    return Recording(machine.machine.mac, packets, console, power_on, full)
 
 
 def _power_on(line: str, running_at: float | None) -> float | None:

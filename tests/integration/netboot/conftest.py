@@ -5,6 +5,7 @@ The same service against real daemons is in tests/flows and tests/faults.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,8 @@ def test_image(netboot: Netboot) -> Image:
     """Image 1 of the requirement's test data: ready, VHDX, 1 GiB."""
     path = netboot.settings.images_dir / "test.vhdx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"")
+    path.touch()
+    os.truncate(path, GIB)
     with netboot.database.write() as session:
         image = Image(
             name="test-image",

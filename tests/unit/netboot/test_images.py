@@ -27,12 +27,11 @@ from labyard.core.app import ServiceInfo, create_app
 from labyard.core.clock import now
 from labyard.core.database import Base, Database
 from labyard.core.models import AuditLog, Role, User
-from labyard.netboot import uploads
 from labyard.netboot.adapters import qemu_img
 from labyard.netboot.adapters.qemu_img import ImageRefused
-from labyard.netboot.images import Images, check_file
-from labyard.netboot.images_api import router
+from labyard.netboot.api.images import router
 from labyard.netboot.models import Image, ImageStatus, ImageType, Machine, Target, TargetStatus
+from labyard.netboot.service.images import Images, check_file, uploads
 from labyard.netboot.settings import Settings
 
 MIB = 1024**2

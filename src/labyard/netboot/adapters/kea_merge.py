@@ -7,6 +7,7 @@ reservation is known, those that ask for KNOWN. Hence two groups of classes of o
 
 * before all others, first pass: one class per machine that wants iPXE and the machine's hardware address. The base
   configuration's own class for iPXE would win otherwise.
+  Kea evaluates every class for every packet: 100 sessions are not noticed, 1,000 leave some 700 exchanges/s.
 * after all others, second pass: what the base configuration has not given to a machine with a reservation of ours.
 
 The role dhcp's module kea_config reads the same marks (collections/…/kea_config.py); a unit test compares the two.

@@ -42,6 +42,16 @@ def write_seed(path: Path, seed: Seed) -> None:
         raise
 
 
+def user_data_problem(user_data: str | None) -> str:
+    """What is wrong with a user's text, or nothing."""
+    try:
+        if user_data is not None and user_data.split("\n", 1)[0].rstrip() == HEADER:
+            _mapping(user_data)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def _files(seed: Seed) -> dict[str, bytes]:
     """The keys are in meta-data, which every kind of user-data leaves alone.
 

@@ -12,10 +12,10 @@ from labyard.core.secretbox import SecretBox
 from labyard.netboot import names
 from labyard.netboot.adapters.factory import Adapters
 from labyard.netboot.adapters.ipxe import generate_generic_script
-from labyard.netboot.images import Images
 from labyard.netboot.metrics import Metrics, Standing
 from labyard.netboot.observer import NetbootObserver
 from labyard.netboot.service.boot import Boots
+from labyard.netboot.service.images import Images
 from labyard.netboot.service.machines import Machines
 from labyard.netboot.service.network import Network
 from labyard.netboot.service.provision import Provision

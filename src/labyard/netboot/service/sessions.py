@@ -18,12 +18,13 @@ from sqlalchemy.orm import Session
 from labyard.core import audit
 from labyard.core.clock import now
 from labyard.core.database import Database
-from labyard.core.errors import ServiceError, not_found
+from labyard.core.errors import ServiceError, invalid, not_found
 from labyard.core.models import Severity
 from labyard.core.paging import Page, fetch
 from labyard.core.secretbox import SecretBox
 from labyard.core.steps import Step, StepFailed, call, run_steps
 from labyard.netboot import names
+from labyard.netboot.adapters.seed import user_data_problem
 from labyard.netboot.metrics import Metrics
 from labyard.netboot.models import (
     BootSession,
@@ -36,6 +37,7 @@ from labyard.netboot.models import (
     TargetStatus,
 )
 from labyard.netboot.schemas import SessionStart
+from labyard.netboot.service.images.files import check_file
 from labyard.netboot.service.lookups import current_target, live_session
 from labyard.netboot.service.machines import require as require_machine
 from labyard.netboot.service.provision import Provision
@@ -102,6 +104,8 @@ class Sessions:
     def start(self, given: SessionStart, user_id: int, username: str) -> Started:
         """Give a machine its disk. When this returns the machine can boot. ServiceError says what stands in the way;
         after a failed step everything is undone."""
+        if problem := user_data_problem(given.user_data):
+            raise invalid("user_data", problem)
         with self._locks(given.machine_id):
             self._finish_cleanup(given.machine_id)
             return self._run_start(self._insert(given, user_id, username))
@@ -191,6 +195,7 @@ class Sessions:
             done.append(name)
 
         def make_disk() -> None:
+            check_file(parts.image)
             self._provision.make_disk(target)
             self._provision.make_seed(target, machine, boot)
 

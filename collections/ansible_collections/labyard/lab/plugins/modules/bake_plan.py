@@ -10,7 +10,8 @@ module: bake_plan
 short_description: Name the image of each container lab host after what is installed in it
 description:
   - A host's image is the base image with the C(install) step of the host's roles run in it. Its tag is a hash of
-    the base image and of those roles' files, so an image is baked again exactly when one of them changes.
+    the base image and of those roles' files, so an image is baked again exactly when one of them changes. The files of
+    a role that an install step includes count too.
 options:
   roles_path:
     description: Folder of the roles.
@@ -59,25 +60,37 @@ host_images:
 import glob
 import hashlib
 import os
+import re
 
 from ansible.module_utils.basic import AnsibleModule
 
 # What the install step of a role reads; tasks/configure.yml, templates and the like leave the image as it is.
-INSTALL_FILES = ("tasks/install.yml", "defaults/main.yml", "vars/main.yml", "files/*")
+INSTALL_FILES = ("tasks/install.yml", "defaults/main.yml", "vars/main.yml", "files/**")
+INCLUDED_ROLE = re.compile(rb"(?:include|import)_role:\s+name: (\w+)")
+
+
+def add_role(digest: hashlib._Hash, roles_path: str, role: str) -> None:
+    folder = os.path.join(roles_path, role)
+    if not os.path.isdir(folder):
+        raise KeyError(role)
+    digest.update(role.encode())
+    for pattern in INSTALL_FILES:
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), pattern), recursive=True)):
+            if not os.path.isfile(path) or "__pycache__" in path:
+                continue
+            with open(path, "rb") as file:
+                content = file.read()
+            digest.update(content)
+            if pattern == "tasks/install.yml":
+                for match in INCLUDED_ROLE.finditer(content):
+                    add_role(digest, roles_path, match[1].decode())
 
 
 def bake_tag(roles_path: str, base: str, roles: list[str]) -> str:
     """Return the image tag for these roles: 12 hex digits. KeyError names a role that does not exist."""
     digest = hashlib.sha256(base.encode())
     for role in roles:
-        folder = os.path.join(roles_path, role)
-        if not os.path.isdir(folder):
-            raise KeyError(role)
-        digest.update(role.encode())
-        for pattern in INSTALL_FILES:
-            for path in sorted(glob.glob(os.path.join(glob.escape(folder), pattern))):
-                with open(path, "rb") as content:
-                    digest.update(content.read())
+        add_role(digest, roles_path, role)
     return digest.hexdigest()[:12]
 
 

@@ -10,7 +10,8 @@ module: file_set
 short_description: Keep a set of small generated files in a folder
 description:
   - Writes the given files, each atomically, and removes files in the folder that carry the marker line but are no
-    longer wanted. Files without the marker belong to somebody else and are never touched.
+    longer wanted. Files without the marker belong to somebody else and are never touched, not even when they have
+    the name of a file that is wanted.
   - One task instead of a loop, whatever the number of files.
 options:
   folder:
@@ -49,6 +50,11 @@ EXAMPLES = r"""
 RETURN = r"""
 written:
   description: Names of the files that were written.
+  type: list
+  elements: str
+  returned: always
+kept:
+  description: Names of wanted files that were not written, since somebody else's file has the name.
   type: list
   elements: str
   returned: always
@@ -91,10 +97,14 @@ def main() -> None:
             module.fail_json(msg=f"files: {name} lacks the marker line {marker!r}")
 
     mode = int(module.params["mode"], 8)
-    written = []
+    written, kept = [], []
     for name, content in sorted(files.items()):
         path = os.path.join(folder, name)
-        same = read(path) == content and os.stat(path).st_mode & 0o7777 == mode
+        there = read(path)
+        if there is not None and marker not in there.splitlines():
+            kept.append(name)
+            continue
+        same = there == content and os.stat(path).st_mode & 0o7777 == mode
         if same:
             continue
         written.append(name)
@@ -113,7 +123,7 @@ def main() -> None:
         removed.append(name)
         if not module.check_mode:
             os.unlink(path)
-    module.exit_json(changed=bool(written or removed), written=written, removed=removed)
+    module.exit_json(changed=bool(written or removed), written=written, kept=kept, removed=removed)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ short_description: Keep a set of tgt iSCSI targets
 description:
   - Writes a configuration file, from which tgt restores the targets when it restarts (it forgets them), and brings
     the running daemon in line with it, without touching a target that is already right.
-  - Targets that stood in the file and are no longer wanted are removed. Targets of others are never touched.
+  - Targets that stood in the file and are no longer wanted are removed. Targets of others and their accounts are never
+    touched.
   - The disk of a target is LUN 1; LUN 0 is tgt's controller.
 options:
   config:
@@ -161,8 +162,23 @@ class Tgt:
             check_rc=True,
         )
 
-    def add(self, tid: int, target: dict[str, str]) -> None:
-        self.admin("target", "new", tid=tid, targetname=target["iqn"])
+    def new(self, iqn: str) -> int:
+        """Make an empty target and return its number. Others make targets too, and may take a number first."""
+        command = ["tgtadm", "--lld", "iscsi", "--mode", "target", "--op", "new", "--targetname", iqn, "--tid"]
+        said = ""
+        for _ in range(10):
+            tid = max((entry["tid"] for entry in self.targets().values()), default=0) + 1
+            code, out, error = self.module.run_command([*command, str(tid)])
+            if code == 0:
+                return tid
+            said = error.strip() or out.strip()
+            if "already exists" not in said:
+                break
+        self.module.fail_json(msg=f"tgtadm: new target {iqn}: {said}")
+        raise AssertionError  # fail_json does not return
+
+    def add(self, target: dict[str, str]) -> None:
+        tid = self.new(target["iqn"])
         self.admin("logicalunit", "new", tid=tid, lun=1, backing_store=target["backing"])
         if target["chap_user"]:
             self.admin("account", "bind", tid=tid, user=target["chap_user"])
@@ -251,9 +267,8 @@ def main() -> None:
                 tgt.admin("account", "delete", user=user)
             if user not in known or changed_secret:
                 tgt.admin("account", "new", user=user, password=secret)
-        free = max((entry["tid"] for entry in live.values()), default=0) + 1
-        for tid, name in enumerate(make, start=free):
-            tgt.add(tid, wanted[name])
+        for name in make:
+            tgt.add(wanted[name])
     module.exit_json(changed=bool(make or removed or before != after), set=make, removed=removed)
 
 

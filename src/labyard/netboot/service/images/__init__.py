@@ -16,12 +16,20 @@ from labyard.core.database import Database
 from labyard.core.errors import ServiceError, conflict, invalid, not_found
 from labyard.core.models import User
 from labyard.core.paging import Page, fetch
-from labyard.netboot.image_files import check_file, importable, is_unchanged, safe_filename
-from labyard.netboot.image_rows import AT_WORK, locked, note
-from labyard.netboot.image_work import ImageWork
 from labyard.netboot.models import Image, ImageStatus, ImageType
+from labyard.netboot.service.images.files import check_file, importable, is_unchanged, safe_filename
+from labyard.netboot.service.images.rows import AT_WORK, locked, note
+from labyard.netboot.service.images.uploads import (
+    Upload,
+    check_room,
+    plain_filename,
+    remove_stale,
+    storage_error,
+    too_big,
+)
+from labyard.netboot.service.images.work import ImageWork
+from labyard.netboot.service.lookups import in_use
 from labyard.netboot.settings import Settings
-from labyard.netboot.uploads import Upload, check_room, plain_filename, remove_stale, storage_error, too_big
 
 __all__ = ["Images", "check_file", "require"]
 
@@ -36,7 +44,7 @@ class Images:
         self._settings = settings
         self.folder = settings.images_dir
         self.max_size = settings.max_upload_size
-        dirs = str(getattr(settings, "import_dirs", ""))
+        dirs = settings.import_dirs
         self._import_dirs = [self.folder, *(Path(part.strip()) for part in dirs.split(",") if part.strip())]
         self._work = ImageWork(database, self.folder)
 
@@ -240,7 +248,6 @@ class Images:
         self._audit(session, image, "created", new=new, status_code=201)
 
     def _refuse_use(self, session: Session, image: Image) -> None:
-        from labyard.netboot.service.lookups import in_use  # here, because the package `service` imports this module
 
         # An upload in pieces may be given up at any time: nobody works on it but its client.
         if image.status in AT_WORK and "expected" not in image.processing_info:

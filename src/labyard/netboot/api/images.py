@@ -13,12 +13,11 @@ from labyard.core.access import Admin, Viewer
 from labyard.core.errors import ServiceError
 from labyard.core.fields import Fold, RowId, fold
 from labyard.core.paging import Paging
-from labyard.netboot import pieces
 from labyard.netboot.api.deps import Service
-from labyard.netboot.images import Images
 from labyard.netboot.models import Image, ImageFormat, ImageStatus, ImageType
 from labyard.netboot.schemas import Answer, Text500, Time, check_name
-from labyard.netboot.uploads import Upload, receive
+from labyard.netboot.service.images import Images, pieces
+from labyard.netboot.service.images.uploads import Upload, receive
 
 
 def _target_format(value: object) -> object:

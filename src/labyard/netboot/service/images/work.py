@@ -25,8 +25,9 @@ from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.netboot.adapters import qemu_img
 from labyard.netboot.adapters.qemu_img import ImageRefused, Stopped
-from labyard.netboot.image_files import safe_filename, sync
-from labyard.netboot.image_rows import (
+from labyard.netboot.models import Image, ImageStatus
+from labyard.netboot.service.images.files import safe_filename, sync
+from labyard.netboot.service.images.rows import (
     AT_WORK,
     discard_output,
     fail,
@@ -36,7 +37,6 @@ from labyard.netboot.image_rows import (
     note,
     ready,
 )
-from labyard.netboot.models import Image, ImageStatus
 
 log = structlog.get_logger(__name__)
 

@@ -14,9 +14,9 @@ from anyio import to_thread
 from fastapi import Request
 
 from labyard.core.errors import ServiceError, conflict, invalid
-from labyard.netboot.images import Images
 from labyard.netboot.models import Image, ImageStatus
-from labyard.netboot.uploads import pump, storage_error
+from labyard.netboot.service.images import Images
+from labyard.netboot.service.images.uploads import pump, storage_error
 
 
 @dataclass(frozen=True)
