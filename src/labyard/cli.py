@@ -13,6 +13,7 @@ from rich.console import Console
 from labyard import doctor as doctor_checks
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab
+from labyard.netboot.cli import app as netboot
 from labyard.status import NEXT_STEPS, as_json, lab_status, print_status
 from labyard.testing.machines import PoweredMachine
 from labyard.waterfall.cli import waterfall_command
@@ -115,6 +116,7 @@ def show_console(name: MachineArgument, inventory: InventoryOption = DEFAULT_INV
 
 
 app.command(name="waterfall")(waterfall_command)
+app.add_typer(netboot, name="netboot")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sessions of the netboot service with real machines: the requirement's manual steps, and what goes wrong on the way."""
+"""Sessions of the netboot service with real machines: the manual steps of the requirement, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class TestOneSession:
 
 
 def test_curl_steps_of_the_requirement(netboot_api: NetbootApi, boot_host: LabHost, image: int) -> None:
-    """Steps 1, 2 and 4 as they stand in the document, with its machine; step 3 is ISC's (the role dhcp_isc's checks)."""
+    """Steps 1, 2 and 4 as they stand there, with its machine; step 3 is for ISC (the checks of the role dhcp_isc)."""
     token = netboot_api.http.headers["Authorization"]
     machine = {"name": "workstation", "mac_address": "00:11:22:33:44:55", "boot_mode": "bios"}
     number = netboot_api.must("POST", "/machines", json=machine)["id"]

@@ -113,3 +113,28 @@ class Report(TypedDict):
     findings: list[dict[str, str]]
     repaired: list[dict[str, str]]
     failed: list[dict[str, str]]
+
+
+class Received(TypedDict):
+    image_id: int
+    status: str
+    received: int
+    size_bytes: int
+
+
+class Conversion(TypedDict):
+    """`processing_info.progress` is 0 to 100."""
+
+    image_id: int
+    name: str
+    status: str
+    format: str
+    error_message: str | None
+    processing_info: dict[str, Any]
+
+
+class Script(TypedDict):
+    machine_id: int
+    script_content: str
+    script_url: str
+    iscsi_details: dict[str, Any]

@@ -67,9 +67,9 @@ def fetch(machine: PoweredMachine) -> Recording:
     started = host.run("grep -a 'starting up libvirt' %s | tail -n 1", f"{_LIBVIRT_LOG}/{name}.log")
     console = read_trace(text)
     power_on = _power_on(str(started.stdout), console.running_at)
-    room = int(host.value("vm_machine_capture_mb")) * 2**20
-    # QEMU stops its dump at the first packet that has no room; a page may be free then.
-    full = len(packets) + len(text) > room - 3 * 4096
+    # QEMU stops its dump at the first packet that has no room; a page or two may be free then.
+    free = host.run("stat --file-system --format %%a %s", folder)
+    full = free.rc == 0 and int(free.stdout) <= 2
     return Recording(machine.machine.mac, packets, console, power_on, full)
 
 

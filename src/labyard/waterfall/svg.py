@@ -163,11 +163,16 @@ def _row(picture: _Picture, row: Row, y: float) -> None:
         place = f'x="{left - 2:.1f}" y="{y + inset - 2}" width="{right - left + 4:.1f}" height="{BAR + 4}" rx="4"'
         picture.parts.append(f'<rect class="longest" {place}/>')
     said = row.figure + (", the longest wait" if row.longest_wait else "")
-    room = len(said) * _LETTER * (1.1 if row.longest_wait else 1) + 12
-    if right + room < RIGHT + 12 or left - LEFT < room:
+    room = len(said) * _LETTER * (1.15 if row.longest_wait else 1) + 12
+    if right + room < RIGHT + 12:
         picture.text(right + 8, y + 16, said, style)
-    else:
+    elif left - LEFT > room:
         picture.text(left - 8, y + 16, said, style, "end")
+    else:
+        middle = (left + right) / 2
+        place = f'x="{middle - room / 2:.1f}" y="{y + inset}" width="{room:.1f}" height="{BAR}"'
+        picture.parts.append(f'<rect class="page" {place}/>')
+        picture.text(middle, y + 16, said, style, "middle")
 
 
 def _advice(picture: _Picture, waterfall: Waterfall, y: float) -> float:

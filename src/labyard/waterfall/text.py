@@ -58,5 +58,8 @@ def render(waterfall: Waterfall, machine: str, width: int = 100) -> RenderableTy
         )
     parts: list[RenderableType] = [Text(title(waterfall, machine), style="bold"), Text(""), table, Text("")]
     parts.append(Panel(Text(headline(waterfall)), border_style="yellow", width=min(width, 110)))
+    events = [f"{mark.name} {mark.at:.2f} s" for mark in waterfall.marks if mark.source != "console"]
+    if events:
+        parts.append(Text("Events: " + ", ".join(events), style="dim"))
     parts += [Text(note, style="yellow") for note in waterfall.notes]
     return Group(*parts)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from datetime import datetime
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -149,6 +151,10 @@ def test_events_of_the_session_are_marked() -> None:
         ("dhcp_request", 2.0),
         ("iscsi_connect", 5.0),
     ]
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(text.render(found, "m3", 110))
+    assert "Events: dhcp_request 2.00 s, iscsi_connect 5.00 s" in console.export_text()
+    assert "<title>iscsi_connect at 5.00 s (iscsi)</title>" in svg.render(found, "m3")
 
 
 def test_without_a_console_what_can_be_seen_is_and_the_rest_is_said() -> None:
@@ -169,7 +175,7 @@ def test_json_has_spans_total_and_advice() -> None:
 
 @pytest.mark.parametrize("width", [80, 110, 200])
 def test_terminal_picture_fits_and_names_the_longest_wait(width: int) -> None:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(text.render(recorded("no-router"), "m3", width))
     shown = console.export_text()
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
@@ -179,8 +185,6 @@ def test_terminal_picture_fits_and_names_the_longest_wait(width: int) -> None:
 
 
 def test_svg_is_self_contained_and_says_it_all() -> None:
-    from xml.etree import ElementTree
-
     drawn = svg.render(recorded("no-router"), "m3 <&>")
     tree = ElementTree.fromstring(drawn)
     titles = [element.text or "" for element in tree.iter("{http://www.w3.org/2000/svg}title")]

@@ -54,8 +54,10 @@ set password {chap_secret}
 imgfetch --name ev --timeout 2000 ${{event-url}}/boot_failed && imgfree ev || echo Event not sent
 """
 
+KERNEL, INITRD, KERNEL_OPTIONS = "vmlinuz", "initrd.img", "cmdline"  # files of an image below boot/
+
 _NOT_IN_ROM = {"console", "poweroff", "ntp"}
-_NEEDS_FALLBACK = {"sanboot", "sanhook", "chain", "imgfetch", "choose", "kernel", "initrd"}
+_NEEDS_FALLBACK = {"sanboot", "sanhook", "chain", "imgfetch", "choose", "kernel", "initrd", "boot"}
 # The variables that our scripts use; any other `${` came from somebody's data.
 _OUR_VARIABLES = {"event-url", "net0/mac", "net0/ip", "net0/mac:hexhyp", "next-server", "sel"}
 _SAN = re.compile(r"iscsi:(?P<ip>\d{1,3}(?:\.\d{1,3}){3})::(?P<port>\d{1,5}):(?P<lun>[0-9a-f]{1,4}):(?P<iqn>\S+)")
@@ -95,17 +97,18 @@ def generate_machine_script(spec: ScriptSpec) -> str:
     """The script of one session. Names are checked where they come in; `validate` checks the result."""
     uri = san_uri(spec.portal_ip, spec.portal_port, spec.lun, spec.iqn)
     if spec.method == BootMethod.SANBOOT:
-        boot = f"sanboot {uri} || goto failed"
+        boot = [f"sanboot {uri} || goto failed"]
     else:
-        hook = [f"sanhook --drive 0x80 {uri} || goto failed"] if spec.method == BootMethod.ISCSI_ROOT else []
-        boot = "\n".join(
-            [
-                *hook,
-                f"kernel {spec.boot_files}/vmlinuz {spec.kernel_options} initrd=initrd || goto failed",
-                f"initrd --name initrd {spec.boot_files}/initrd || goto failed",
-                "boot || goto failed",
-            ]
-        )
+        # What an attempt before this one left is freed first, or "Try again" would fail.
+        boot = ["imgfree || goto failed"]
+        if spec.method == BootMethod.ISCSI_ROOT:
+            boot += ["sanunhook || goto failed", f"sanhook {uri} || goto failed"]
+        boot += [
+            # UEFI's kernel looks for the initrd under the name that its own command line gives.
+            f"kernel {spec.boot_files}/{KERNEL} initrd={INITRD} {spec.kernel_options} || goto failed",
+            f"initrd {spec.boot_files}/{INITRD} || goto failed",
+            "boot || goto failed",
+        ]
     head = _MACHINE.format(
         marker=MARKER,
         machine_id=spec.machine_id,
@@ -115,7 +118,7 @@ def generate_machine_script(spec: ScriptSpec) -> str:
         initiator=spec.initiator,
         chap_user=spec.chap_user,
         chap_secret=spec.chap_secret,
-        boot=boot,
+        boot="\n".join(boot),
     )
     return head + _MENU.format(title=f"Labyard: {spec.machine_name} did not boot")
 

@@ -141,6 +141,14 @@ class Scripts:
             return 0 if check_only and regular else None
         return descriptor
 
+    def read_boot_file(self, path: str) -> str:
+        """Text of a small file below boot/ on one line; empty when there is none."""
+        descriptor = self.open_boot_file(path)
+        if descriptor is None:
+            return ""
+        with os.fdopen(descriptor, "rb") as file:
+            return " ".join(file.read(MAX_SCRIPT_BYTES).decode(errors="replace").split())
+
     def status(self) -> TftpStatus:
         """Never raises."""
         problems: list[str] = []

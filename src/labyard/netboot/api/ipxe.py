@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 
@@ -62,8 +63,6 @@ def event(token: str, kind: str, service: Service) -> Response:
 @router.post("/script/{token}/events/{kind}", status_code=204)
 async def event_with_message(token: str, kind: str, request: Request, service: Service) -> Response:
     """The booted system phones home; cloud-init's phone_home posts a form, which is fine too."""
-    from anyio import to_thread
-
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -104,7 +103,8 @@ def _record(service: Netboot, token: str, kind: str, message: str | None) -> Res
             service.metrics.boot_seconds.observe(boot.boot_duration_seconds or 0)
         elif type_ == BootEventType.BOOT_FAILED:
             service.metrics.boots.labels("failure").inc()
-    return Response(status_code=204, headers={"Cache-Control": "no-store"})
+    # iPXE waits 2 s for the body of a 204 unless the connection is closed.
+    return Response(status_code=204, headers={"Cache-Control": "no-store", "Connection": "close"})
 
 
 @router.post("/validate")

@@ -10,7 +10,7 @@ from labyard.core.adapter import AdapterError
 from labyard.core.secretbox import SecretBox
 from labyard.netboot.adapters.disks import OverlaySpec
 from labyard.netboot.adapters.factory import Adapters
-from labyard.netboot.adapters.ipxe import ScriptSpec, generate_machine_script, validate
+from labyard.netboot.adapters.ipxe import INITRD, KERNEL, KERNEL_OPTIONS, ScriptSpec, generate_machine_script, validate
 from labyard.netboot.adapters.iscsi import Lun, TargetSpec
 from labyard.netboot.adapters.seed import Seed, write_seed
 from labyard.netboot.models import BootMethod, BootSession, Image, Machine, Target, Transport
@@ -86,7 +86,7 @@ class Provision:
                 method=boot.boot_method,
                 transport=boot.transport,
                 boot_files=self._boot_files(target, boot),
-                kernel_options=KERNEL_OPTIONS.get(BootMethod(boot.boot_method), ""),
+                kernel_options=self._kernel_options(target, boot),
             )
         )
         if errors := validate(text):
@@ -114,9 +114,16 @@ class Provision:
         folder = boot_folder(image.filename)
         return [
             f"boot/{folder}/{name}"
-            for name in ("vmlinuz", "initrd")
+            for name in (KERNEL, INITRD)
             if not self.adapters.scripts.boot_file(f"{folder}/{name}")
         ]
+
+    def _kernel_options(self, target: Target, boot: BootSession) -> str:
+        """Where iPXE loads the kernel: the image's own options, and where its root is."""
+        root = ROOT.get(BootMethod(boot.boot_method), "")
+        folder = boot_folder(Path(target.image_path).name)
+        own = self.adapters.scripts.read_boot_file(f"{folder}/{KERNEL_OPTIONS}")
+        return f"{own} {root}".strip() if root else ""
 
     def _boot_files(self, target: Target, boot: BootSession) -> str:
         folder = boot_folder(Path(target.image_path).name)
@@ -139,11 +146,7 @@ class Provision:
         return script_filename(machine.mac_address)
 
 
-# What the kernel is told when iPXE loads it by itself instead of the disk's own boot loader.
-KERNEL_OPTIONS = {
-    BootMethod.ISCSI_ROOT: "labyard.root=iscsi console=ttyS0,115200",
-    BootMethod.RAM_ROOT: "labyard.root=ram console=ttyS0,115200",
-}
+ROOT = {BootMethod.ISCSI_ROOT: "labyard.root=disk", BootMethod.RAM_ROOT: "labyard.root=ram"}
 
 
 def boot_folder(filename: str) -> str:
