@@ -82,7 +82,8 @@ class TestOneSession:
     def test_target_has_its_client(self, netboot_api: NetbootApi, booted: dict[str, Any]) -> None:
         status = netboot_api.must("GET", f"/api/v1/targets/{booted['session']['target_id']}/status")
         assert status["status"] == "active" and [lun["lun_id"] for lun in status["luns"]] == [1, 2]
-        assert [client["address"] for client in status["connections"]] == [booted["machine"].machine.address]
+        # iPXE's connection stands beside the system's own until the daemon notices that nobody is there.
+        assert {client["address"] for client in status["connections"]} == {booted["machine"].machine.address}
 
     def test_script_on_tftp_is_the_one_of_the_session(self, tftp_probe: TftpProbe, booted: dict[str, Any]) -> None:
         name = f"machines/{booted['machine'].machine.mac.lower().replace(':', '-')}.ipxe"
@@ -137,9 +138,9 @@ def test_two_machines_boot_one_image_at_once(
             for one in pair:
                 one.power_on()
             markers = [one.wait_for("done", BOOT_SECONDS).reports["disk.marker"] for one in pair]
-            # The image reports the marker that it found: none at the first boot of a fresh overlay.
+            # The image reports the marker that it found: nothing at the first boot of a fresh overlay.
             assert len({first["iscsi_details"]["target_iqn"], second["iscsi_details"]["target_iqn"]}) == 2
-            assert markers == ["none", "none"], round_
+            assert markers == ["", ""], round_
             for one in pair:
                 one.power_on()
             again = [one.wait_for("done", BOOT_SECONDS).reports["disk.marker"].lower() for one in pair]

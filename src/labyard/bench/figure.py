@@ -46,6 +46,15 @@ TARGETS: tuple[Target, ...] = (
     Target("dhcp.leases_per_s", "1/s", 4000, "higher", "highest rate of DHCP exchanges without a drop"),
     Target("tftp.mb_per_s", "MB/s", None, "higher", "a 16 MB file by TFTP"),
     Target("iscsi.read_ratio", "x", 0.5, "higher", "reading through the target, divided by reading the file"),
+    Target("netboot.start_p95_ms", "ms", 1000, "lower", "100 sessions started at once, 95th percentile"),
+    Target("netboot.stop_p95_ms", "ms", 1000, "lower", "100 sessions stopped at once, 95th percentile"),
+    Target("netboot.start_single_ms", "ms", 150, "lower", "one session started alone, median"),
+    Target("netboot.script_ms", "ms", 5, "lower", "a boot script made and answered, median"),
+    Target("netboot.dhcp_visible_ms", "ms", 500, "lower", "start answered to reservation seen by a DHCP client"),
+    Target("netboot.rps", "1/s", 20, "higher", "starts and stops for 60 s beside 100 sessions, no error"),
+    Target("netboot.rss_mb", "MB", 200, "lower", "memory of the service in that state"),
+    Target("netboot.cpu_pct", "%", 50, "lower", "processor use of the service in that state"),
+    Target("netboot.orphans_after_kill", "", 0, "lower", "findings after `kill -9` in 50 starts, restart, repair"),
 )
 
 

@@ -205,11 +205,12 @@ def reservations(
 @app.command()
 def status(ctx: typer.Context, as_data: JsonOption = False) -> None:
     """Is the service well, and DHCP, TFTP and iSCSI? Exits with 1 when something is not."""
-    found = client(ctx).status()
+    api = client(ctx)
+    found = api.status()
     if as_data:
-        print_json(found)
+        print_json({"url": api.url} | found)
     else:
-        cli_show.status(found)
+        cli_show.status(found, api.url)
     raise typer.Exit(0 if found["health"]["status"] == "healthy" else 1)
 
 

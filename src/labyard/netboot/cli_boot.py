@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +60,7 @@ def start(
     if not as_data:
         console.print(
             f"[bold]{found['name']}[/] boots from {escape(image)} from now on (session {session['id']}). "
-            f"Switch it on; a machine of the lab with: labyard boot {found['name']}",
+            f"Switch it on; a machine of the lab with: labyard boot {shlex.quote(found['name'])}",
             highlight=False,
             soft_wrap=True,
         )

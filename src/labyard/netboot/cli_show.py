@@ -151,7 +151,7 @@ def report(found: Report, repair: bool) -> None:
         console.print("`labyard netboot check --repair` mends them; the service does so by itself every 30 s.")
 
 
-def status(found: Mapping[str, Mapping[str, Any]]) -> None:
+def status(found: Mapping[str, Mapping[str, Any]], url: str) -> None:
     """Health of the service and of what it stands on, and the facts of DHCP and TFTP."""
     health, dhcp, tftp = found["health"], found["dhcp"], found["tftp"]
     facts = {
@@ -169,7 +169,11 @@ def status(found: Mapping[str, Mapping[str, Any]]) -> None:
         rows.append((name, Text(part["status"], style=colour), about))
     table(("Part", "Health", "About"), rows, "")
     counts = ", ".join(f"{count} {name}" for name, count in found["sessions"]["status_counts"].items() if count)
-    console.print(f"{health['service']} {health['version']} is {health['status']}; sessions: {counts or 'none'}")
+    console.print(
+        f"{health['service']} {health['version']} at {url} is {health['status']}; sessions: {counts or 'none'}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def state(value: str) -> Text:

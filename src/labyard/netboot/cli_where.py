@@ -10,6 +10,7 @@ from pathlib import Path
 from labyard.inventory import InventoryError
 from labyard.lab import Lab, LabHost
 from labyard.netboot.client import Client, NetbootError
+from labyard.netboot.client_http import cache_folder
 
 GROUP = "netboot"
 SOMEWHERE = "192.0.2.1"  # TEST-NET-1 (RFC 5737): only asks the routing table, sends nothing
@@ -27,7 +28,8 @@ class Where:
     @cached_property
     def client(self) -> Client:
         """A client of the service. NetbootError when the inventory cannot be used or has no password."""
-        return Client(self.url or self._url(), self.user, self.password or self._password())
+        given = (self.url or self._url(), self.user, self.password or self._password())
+        return Client(*given, cache=cache_folder())
 
     @property
     def secret_file(self) -> Path | None:

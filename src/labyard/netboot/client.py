@@ -6,6 +6,7 @@ It needs httpx and the standard library only, so that it runs where the service 
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from labyard.netboot.answers import (
     Session,
     Started,
 )
-from labyard.netboot.client_http import CACHE, Connection, NetbootError
+from labyard.netboot.client_http import Connection, NetbootError
 
 __all__ = ["Client", "NetbootError"]
 
@@ -46,9 +47,10 @@ class Client:
     Every method raises NetbootError.
     """
 
-    def __init__(self, url: str, user: str, password: str, *, cache: Path | None = CACHE, timeout: float = 60) -> None:
+    def __init__(self, url: str, user: str, password: str, *, cache: Path | None = None, timeout: float = 60) -> None:
         self._http = Connection(url, user, password, cache, timeout)
         self._call = self._http.call
+        self.url = self._http.url
 
     def __enter__(self) -> Client:
         return self
@@ -178,7 +180,8 @@ class Client:
             if session["status"] in LIVE or session["cleanup_pending"]:
                 return session
         name = machine["name"]
-        raise NetbootError(f"machine {name} has no session; start one: labyard netboot start {name} IMAGE", 404)
+        how = f"labyard netboot start {shlex.quote(name)} IMAGE"
+        raise NetbootError(f"machine {name} has no session; start one: {how}", 404)
 
     def script(self, machine_id: int) -> Script:
         return self._call(Script, "GET", f"{API}/sessions/machine/{machine_id}/boot-script")

@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 
 import httpx
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labyard"
-
 T = TypeVar("T")
 
 
@@ -141,7 +139,12 @@ def error_text(status: int, body: Any, headers: Mapping[str, str]) -> str:
     return str(detail)
 
 
-def token_file(url: str, user: str, password: str, folder: Path = CACHE) -> Path:
+def cache_folder() -> Path:
+    """Where commands keep tokens."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labyard"
+
+
+def token_file(url: str, user: str, password: str, folder: Path) -> Path:
     """Where the token of a login is kept. Another password is another file, so that a wrong one never passes.
 
     The collection's module_utils/netboot_api.py names the same file.

@@ -265,7 +265,7 @@ class NetbootObserver:
                 .outerjoin(BootSession, BootSession.target_id == Target.id)
                 .where(Target.target_id == target_id, Target.status != TargetStatus.INACTIVE)
             ).first()
-        return row.tuple() if row else None
+        return tuple(row) if row else None
 
     def _repair_target(self, target_id: str) -> None:
         """Overlay, export, seed and target, in that order: each stands on the one before."""
@@ -308,7 +308,7 @@ class NetbootObserver:
                     BootSession.status.in_([SessionStatus.STARTING, SessionStatus.ACTIVE]),
                 )
             ).first()
-        return row.tuple() if row else None
+        return tuple(row) if row else None
 
     def _repair_script(self, filename: str) -> None:
         if not (owner := self._script_owner(filename)):

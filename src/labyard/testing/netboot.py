@@ -47,6 +47,14 @@ class NetbootApi:
                 raise TimeoutError(f"the netboot service at {self.url} was not ready within {seconds:g} s")
             time.sleep(0.2)
 
+    def wait_until_healthy(self, seconds: float = 30) -> None:
+        """Until every daemon that the service stands on answers it, as after a restart of one."""
+        deadline = time.monotonic() + seconds
+        while (health := self.must("GET", "/health/detailed"))["status"] != "healthy":
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the netboot service is {health['status']} after {seconds:g} s: {health['checks']}")
+            time.sleep(0.2)
+
     def machine_id(self, machine: Machine) -> int:
         """The machine's id on record; it is registered when it is not."""
         found = self.must("GET", "/machines", params={"search": machine.mac})
@@ -76,7 +84,10 @@ class NetbootApi:
 
     @contextmanager
     def session(self, machine_id: int, image_id: int, **more: Any) -> Iterator[dict[str, Any]]:
-        """A started session, stopped at the end if it still runs."""
+        """A started session, stopped at the end if it still runs. One that the machine has already is stopped first."""
+        standing = self.http.get(f"/api/v1/sessions/machine/{machine_id}/active")
+        if standing.is_success:
+            self.must("POST", f"/api/v1/sessions/{standing.json()['id']}/stop")
         body = {"machine_id": machine_id, "image_id": image_id, **more}
         started: dict[str, Any] = self.must("POST", "/api/v1/sessions/start", json=body)
         try:

@@ -79,13 +79,12 @@ class Boots:
         `restarts` False: the client is known to be running, so a new lease is no new boot.
         """
         moment = at or now()
-        last = session.scalar(
-            select(BootEvent)
-            .where(BootEvent.session_id == boot.id, BootEvent.type == kind)
-            .order_by(BootEvent.id.desc())
-            .limit(1)
-        )
-        boot.last_activity = moment
+        mine = select(BootEvent).where(BootEvent.session_id == boot.id).order_by(BootEvent.id.desc()).limit(1)
+        last = session.scalar(mine.where(BootEvent.type == kind))
+        newest = session.scalar(select(func.max(BootEvent.created_at)).where(BootEvent.session_id == boot.id))
+        # A log is read a moment late: what it tells may have been overtaken, and begins nothing anew.
+        restarts = restarts and (newest is None or moment >= newest)
+        boot.last_activity = max(moment, boot.last_activity or moment)
         if last and source == last.source != EventSource.OPERATOR and abs(moment - last.created_at) < MERGE_WITHIN:
             if message:
                 last.message = message

@@ -123,7 +123,9 @@ class Provision:
         root = ROOT.get(BootMethod(boot.boot_method), "")
         folder = boot_folder(Path(target.image_path).name)
         own = self.adapters.scripts.read_boot_file(f"{folder}/{KERNEL_OPTIONS}")
-        return f"{own} {root}".strip() if root else ""
+        # A machine with its root in memory has no disk, so no seed to tell it whom to call.
+        home = f"labyard.boot_success={self.event_url(boot)}/boot_success"
+        return f"{own} {root} {home}".strip() if root else ""
 
     def _boot_files(self, target: Target, boot: BootSession) -> str:
         folder = boot_folder(Path(target.image_path).name)

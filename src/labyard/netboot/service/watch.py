@@ -65,6 +65,7 @@ class Watch:
                     SOURCES[kind],
                     message=seen.detail,
                     client_ip=seen.address,
+                    at=seen.at,
                     # The booted system asks for an address again, over the wire that its disk is on.
                     restarts=not self._connected.get(boot.target_iqn or ""),
                 )

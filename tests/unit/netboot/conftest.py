@@ -1,0 +1,127 @@
+"""The netboot service over real HTTP, with fakes for the daemons (contract 1.5): for client, commands and modules."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from structlog.testing import capture_logs
+
+from labyard.netboot.app import build
+from labyard.netboot.client import Client
+from labyard.netboot.service import Netboot
+from labyard.netboot.settings import Settings
+
+PASSWORD = "Correct-horse-7"
+DISK = b"\0" * 510 + b"\x55\xaa"  # a disk with a boot sector
+
+
+class Server:
+    """The app on a port of its own. `stop` and `start` again: the service restarts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.start()
+
+    def start(self) -> None:
+        self.app: FastAPI = build(self.settings)
+        config = uvicorn.Config(
+            self.app, "127.0.0.1", self.settings.http_port, log_config=None, timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self._server.started:
+            assert self._thread.is_alive() and time.monotonic() < deadline, "the service did not start"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=20)
+
+    @property
+    def netboot(self) -> Netboot:
+        found: Netboot = self.app.state.netboot
+        return found
+
+
+@dataclass
+class Service:
+    """The running service, its settings and an admin's client."""
+
+    server: Server
+    url: str
+    password: str
+    client: Client
+
+    @property
+    def settings(self) -> Settings:
+        return self.server.settings
+
+    def image(self, name: str, folder: Path) -> dict[str, Any]:
+        """An uploaded image that is ready."""
+        file = folder / f"{name}.raw"
+        file.write_bytes(DISK)
+        return dict(self.client.ingest(self.client.upload(file, name)["id"]))
+
+    def event(self, session_id: int, kind: str) -> None:
+        """A boot event, by hand."""
+        self.client._call(dict[str, Any], "POST", f"/api/v1/sessions/{session_id}/events", json={"type": kind})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """The service, and an environment in which tokens are kept below tmp_path."""
+    for name in [name for name in os.environ if name.startswith("LABYARD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = Settings(
+        state_dir=tmp_path / "state",
+        iscsi_backend="fake",
+        dhcp_backend="fake",
+        export_backend="fake",
+        service_manager="none",
+        tftp_root=tmp_path / "tftp",
+        images_dir=tmp_path / "images",
+        overlay_dir=tmp_path / "overlays",
+        dhcp_config=tmp_path / "dhcp.conf",
+        secret_key="k" * 40,
+        admin_password=PASSWORD,
+        observer_interval_seconds=3600,
+        http_host="127.0.0.1",
+        http_port=free_port(),
+    )
+    url = f"http://127.0.0.1:{settings.http_port}"
+    # Its log would be in what commands and modules print.
+    with capture_logs(), Client(url, "admin", PASSWORD, cache=tmp_path / "cache/labyard") as client:
+        server = Server(settings)
+        yield Service(server, url, PASSWORD, client)
+        server.stop()
+
+
+@pytest.fixture
+def make_user(live: Service) -> Callable[[str], tuple[str, str]]:
+    """Makes a user of a role; answers with name and password."""
+
+    def make(role: str) -> tuple[str, str]:
+        given = {"username": role, "password": PASSWORD, "role": role}
+        live.client._call(dict[str, Any], "POST", "/auth/users", json=given)
+        return role, PASSWORD
+
+    return make
