@@ -86,19 +86,30 @@ class Auth:
         self._tidied: datetime | None = None
 
     def ensure_admin(self) -> None:
-        """First start: the user `admin` with the password from the settings. Does nothing when there is any user."""
+        """First start: the user `admin` with the password from the settings. Later, only a password that was changed in
+        the settings since is taken over: what the administrator has changed over the API stays."""
         with self._database.read() as session:
-            if session.scalar(select(func.count()).select_from(User)):
-                return
+            admin = session.scalar(select(User).where(User.configured_hash.is_not(None)))
+            anybody = session.scalar(select(func.count()).select_from(User))
+        if (anybody and not admin) or (admin and password_matches(admin.configured_hash, self._admin_password)):
+            return
         hashed = hash_password(self._admin_password)
         try:
             with self._database.write() as session:
-                if session.scalar(select(func.count()).select_from(User)):
-                    return
-                user = User(username="admin", password_hash=hashed, role=Role.ADMIN, created_at=self._clock())
-                session.add(user)
+                if admin:
+                    user = session.get_one(User, admin.id)
+                    user.password_hash = user.configured_hash = hashed
+                    session.execute(delete(Token).where(Token.user_id == user.id))
+                    action, message = "password_changed", "Took the administrator's password from the settings"
+                else:
+                    if session.scalar(select(func.count()).select_from(User)):
+                        return
+                    user = User(username="admin", password_hash=hashed, role=Role.ADMIN, created_at=self._clock())
+                    user.configured_hash = hashed
+                    session.add(user)
+                    action, message = "user_created", "Made the first administrator"
                 session.flush()
-                audit.record(session, "user_created", "Made the first administrator", resource=("user", user.id))
+                audit.record(session, action, message, resource=("user", user.id))
         except IntegrityError:  # another process was quicker
             return
 

@@ -49,8 +49,8 @@ class User(Base):
     status: Mapped[str] = mapped_column(String(20), default=UserStatus.ACTIVE)
     is_active: Mapped[bool] = mapped_column(default=True)
     last_login: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    failed_login_attempts: Mapped[int] = mapped_column(default=0)
-    locked_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # Hash of the configured password that this user's was last set from: only the first administrator has one.
+    configured_hash: Mapped[str | None] = mapped_column(String(255))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 

@@ -44,6 +44,7 @@ class Wanted:
     scripts: dict[str, tuple[Machine, Target, BootSession]] = field(default_factory=dict)  # by file name
     busy: set[str] = field(default_factory=set)  # target ids
     busy_macs: set[str] = field(default_factory=set)
+    unreadable: list[tuple[Target, BootSession | None]] = field(default_factory=list)
 
 
 class NetbootObserver:
@@ -89,6 +90,7 @@ class NetbootObserver:
         yield from silent
         wanted = self._wanted()
         yield from self._stuck()
+        yield from self._unreadable(wanted)
         if disks is not None:
             yield from self._compare_disks(wanted, disks)
         if seeds is not None:
@@ -126,7 +128,11 @@ class NetbootObserver:
                 .where(Target.status != TargetStatus.INACTIVE)
             )
             for target, boot, machine in rows:
-                if boot is None and target.status == TargetStatus.ACTIVE:
+                if not self._provision.can_open(target):
+                    wanted.unreadable.append((target, boot))
+                    wanted.busy.add(target.target_id)
+                    wanted.busy_macs.add(machine.mac_address)
+                elif boot is None and target.status == TargetStatus.ACTIVE:
                     wanted.targets[target.target_id] = target
                 elif boot is not None and boot.status == SessionStatus.ACTIVE:
                     wanted.targets[target.target_id] = target
@@ -169,6 +175,17 @@ class NetbootObserver:
                     f"{target.status}, and no session owns it",
                     partial(self._finish_target, target),
                 )
+
+    def _unreadable(self, wanted: Wanted) -> Iterator[Finding]:
+        """What was made with another SECRET_KEY cannot be rebuilt, so it is ended."""
+        for target, boot in wanted.unreadable:
+            detail = "its secret was sealed with another SECRET_KEY"
+            if boot is None:
+                yield Finding(
+                    Difference.DRIFT, "target", target.target_id, detail, partial(self._finish_target, target)
+                )
+            elif boot.status == SessionStatus.ACTIVE:
+                yield Finding(Difference.DRIFT, "session", boot.session_id, detail, partial(self._finish, boot))
 
     def _finish(self, boot: BootSession) -> None:
         with self._locks(boot.machine_id):
@@ -265,7 +282,10 @@ class NetbootObserver:
                 .outerjoin(BootSession, BootSession.target_id == Target.id)
                 .where(Target.target_id == target_id, Target.status != TargetStatus.INACTIVE)
             ).first()
-        return tuple(row) if row else None
+        if row is None:
+            return None
+        target, machine, boot = row
+        return target, machine, boot
 
     def _repair_target(self, target_id: str) -> None:
         """Overlay, export, seed and target, in that order: each stands on the one before."""
@@ -308,7 +328,10 @@ class NetbootObserver:
                     BootSession.status.in_([SessionStatus.STARTING, SessionStatus.ACTIVE]),
                 )
             ).first()
-        return tuple(row) if row else None
+        if row is None:
+            return None
+        machine, target, boot = row
+        return machine, target, boot
 
     def _repair_script(self, filename: str) -> None:
         if not (owner := self._script_owner(filename)):

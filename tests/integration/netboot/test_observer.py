@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, settings, strategies
+from hypothesis import HealthCheck, strategies
+from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from pydantic import SecretStr
 
 from labyard.netboot.adapters.dhcp import Reservation
 from labyard.netboot.adapters.disks import OverlaySpec
@@ -18,6 +20,7 @@ from labyard.netboot.adapters.fake import Fault
 from labyard.netboot.adapters.iscsi import Lun, TargetSpec
 from labyard.netboot.models import BootSession, Image, SessionStatus
 from labyard.netboot.service import Netboot
+from labyard.netboot.settings import Settings
 
 from .conftest import Client
 
@@ -118,6 +121,20 @@ def test_an_idle_session_ends_as_timeout(netboot: Netboot, operator: Client, tes
     assert session["status"] == "timeout" and not netboot.provision.adapters.iscsi.observed()
 
 
+def test_a_session_of_another_secret_key_is_ended(
+    settings: Settings, test_session: dict[str, Any], make_service: Callable[[], TestClient]
+) -> None:
+    settings.secret_key = SecretStr("another key, at least 32 characters long")
+    settings.admin_password = SecretStr("Another-password-8")
+    client = make_service()
+    again: Netboot = client.app.state.netboot  # type: ignore[attr-defined]
+    again.observer.check(repair=True)
+    assert again.sessions.get(test_session["session"]["id"]).status == SessionStatus.ERROR
+    assert not again.provision.adapters.iscsi.observed() and not again.provision.adapters.disks.observed()
+    login = {"username": "admin", "password": "Another-password-8"}
+    assert client.post("/auth/login", json=login).status_code == 200, "the settings' new password counts"
+
+
 def test_a_silent_daemon_is_a_finding(netboot: Netboot, test_session: dict[str, Any]) -> None:
     netboot.provision.adapters.iscsi.faults["observed"] = Fault.RAISE
     assert ("drift", "target") in found(netboot)
@@ -209,7 +226,7 @@ def test_random_operations_and_faults_leave_nothing(
     Operations.operator, Operations.netboot = operator, netboot
     run_state_machine_as_test(
         Operations,
-        settings=settings(
+        settings=hypothesis_settings(
             max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -21,6 +21,7 @@ from labyard.core.context import Caller, set_caller
 from labyard.core.database import Database
 from labyard.core.errors import ServiceError
 from labyard.core.models import AuditLog, LoginFailure, Token, User
+from labyard.core.passwords import hash_password
 from labyard.core.settings import ServiceSettings
 
 from .conftest import ADMIN, GOOD_PASSWORD, Clock, Login
@@ -427,11 +428,19 @@ class TestFirstAdmin:
         assert [(user.username, user.role) for user in users] == [("admin", "admin")]
         assert users[0].password_hash.startswith("$argon2id$")
 
-    def test_is_not_made_again_for_another_password(self, auth: Auth, database: Database, tmp_path: Path) -> None:
+    def test_takes_a_new_password_from_the_settings_but_keeps_one_set_over_the_api(
+        self, auth: Auth, database: Database, tmp_path: Path
+    ) -> None:
         auth.ensure_admin()
+        with database.write() as session:
+            session.scalars(select(User)).one().password_hash = hash_password("Over-the-api-1")
+        auth.ensure_admin()
+        auth.login("admin", "Over-the-api-1")
         other = ServiceSettings(state_dir=tmp_path, secret_key="k" * 40, admin_password="Another-one-1")
         Auth(database, other, "labyard-netboot").ensure_admin()
-        auth.login(**ADMIN)
+        auth.login("admin", "Another-one-1")
+        with database.read() as session:
+            assert len(session.scalars(select(User)).all()) == 1
 
 
 def test_no_secret_reaches_the_audit_log(

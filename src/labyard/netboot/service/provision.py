@@ -68,6 +68,14 @@ class Provision:
             luns=luns,
         )
 
+    def can_open(self, target: Target) -> bool:
+        """Whether the target's secret was sealed with the SECRET_KEY of now."""
+        try:
+            self._box.open(target.chap_secret)
+        except ValueError:
+            return False
+        return True
+
     def script(self, machine: Machine, target: Target, boot: BootSession) -> str:
         """The machine's script, checked. ValueError says what is wrong with it."""
         text = generate_machine_script(
