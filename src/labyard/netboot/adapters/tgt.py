@@ -1,6 +1,6 @@
 """iSCSI targets of tgt, through tgtd's management socket. No process is started for a request.
 
-Facts of tgt 1.0.85 (its source, and tests/integration/netboot/test_tgt_daemon.py) that the order of requests below stands on:
+Facts of tgt 1.0.85 (its source, and tests/integration/netboot/test_tgt_daemon.py) that the order of requests stands on:
 
 - A target without a rule lets nobody in; one without a CHAP account lets in whom its rules let in, without a secret.
   So the rule for the initiator comes last and goes first.
