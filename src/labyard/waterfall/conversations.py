@@ -69,7 +69,7 @@ def dhcp_rounds(packets: Iterable[Packet], mac: str) -> list[DhcpRound]:
         if packet.protocol != "udp" or packet.ends[1][1] not in (67, 68) or packet.payload[28:34] != raw:
             continue
         options = _options(packet.payload[240:])
-        kind = options.get(53, b"\0")[0]
+        kind = (options.get(53) or b"\0")[0]
         if packet.payload[4:8] not in rounds:
             rounds[packet.payload[4:8]] = DhcpRound(first=packet.at)
         found = rounds[packet.payload[4:8]]

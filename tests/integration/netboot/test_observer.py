@@ -227,6 +227,10 @@ def test_random_operations_and_faults_leave_nothing(
     run_state_machine_as_test(
         Operations,
         settings=hypothesis_settings(
-            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=25,
+            stateful_step_count=20,
+            derandomize=True,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -233,13 +233,23 @@ def test_events_are_followed_until_control_c(live: Any, ready: None) -> None:
     live.event(session["id"], "dhcp_request")
     environment = os.environ | {"LABYARD_NETBOOT_URL": live.url, "LABYARD_NETBOOT_PASSWORD": live.password}
     command = [sys.executable, "-m", "labyard.cli", "netboot", "events", "ws 1", "--follow", "--json"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as following:
-        assert following.stdout is not None
-        assert json.loads(following.stdout.readline())["type"] == "dhcp_request"
-        live.event(session["id"], "ipxe_load")
-        assert json.loads(following.stdout.readline())["type"] == "ipxe_load"
-        following.send_signal(signal.SIGINT)
-        assert following.wait(timeout=10) == 130
+
+    def hear_control_c() -> None:
+        """A test run in the background ignores it, and so would its children."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=hear_control_c
+    ) as following:
+        try:
+            assert following.stdout is not None
+            assert json.loads(following.stdout.readline())["type"] == "dhcp_request"
+            live.event(session["id"], "ipxe_load")
+            assert json.loads(following.stdout.readline())["type"] == "ipxe_load"
+            following.send_signal(signal.SIGINT)
+            assert following.wait(timeout=10) == 130
+        finally:
+            following.kill()
 
 
 def test_stream_goes_on_after_a_restart_of_the_service(live: Any, ready: None) -> None:
