@@ -120,6 +120,10 @@ class EventSource(StrEnum):
 LIVE = "(status IN ('starting', 'active', 'stopping') OR (status = 'error' AND cleanup_pending))"
 
 
+# A machine may use its script and token: the session is beginning or up.
+RUNNING = (SessionStatus.STARTING, SessionStatus.ACTIVE)
+
+
 class Machine(Base):
     __tablename__ = "machines"
     __table_args__ = tuple(

@@ -23,7 +23,7 @@ from labyard.netboot.adapters.dhcp import Reservation
 from labyard.netboot.adapters.disks import OverlaySeen
 from labyard.netboot.adapters.iscsi import TargetSeen, TargetSpec
 from labyard.netboot.adapters.tftp import ScriptSeen
-from labyard.netboot.models import BootSession, Machine, SessionStatus, Target, TargetStatus
+from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, Target, TargetStatus
 from labyard.netboot.names import chap_user, mac_of_script, target_id_of
 from labyard.netboot.service.provision import Provision
 from labyard.netboot.service.reservations import Reservations
@@ -325,7 +325,7 @@ class NetbootObserver:
                 .join(Target, Target.id == BootSession.target_id)
                 .where(
                     Machine.mac_address == mac_of_script(filename),
-                    BootSession.status.in_([SessionStatus.STARTING, SessionStatus.ACTIVE]),
+                    BootSession.status.in_(RUNNING),
                 )
             ).first()
         if row is None:

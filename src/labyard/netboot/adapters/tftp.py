@@ -63,7 +63,8 @@ class Scripts:
             for folder in (self._root, self._root / MACHINES, self._root / BOOT):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o755)
             with _folder(self._root) as root:
-                _write(root, "boot.ipxe", generic)
+                if _read(root, "boot.ipxe") != generic:
+                    _write(root, "boot.ipxe", generic)
         except OSError as error:
             raise _failed("prepare", error) from error
 
@@ -119,10 +120,14 @@ class Scripts:
 
     def boot_file(self, path: str) -> bool:
         """Is there a plain file of this path below boot/, reached without a link?"""
-        return self.open_boot_file(path, check_only=True) is not None
+        descriptor = self.open_boot_file(path)
+        if descriptor is None:
+            return False
+        os.close(descriptor)
+        return True
 
-    def open_boot_file(self, path: str, check_only: bool = False) -> int | None:
-        """Descriptor of a plain file below boot/ (`path` relative to it), or None; 0 with check_only."""
+    def open_boot_file(self, path: str) -> int | None:
+        """Descriptor of a plain file below boot/ (`path` relative to it), or None."""
         parts = path.split("/")
         if not all(parts) or any(part in (".", "..") for part in parts):
             return None
@@ -135,10 +140,9 @@ class Scripts:
                 descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
             except (OSError, ValueError):
                 return None
-        if check_only or not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            return 0 if check_only and regular else None
+            return None
         return descriptor
 
     def read_boot_file(self, path: str) -> str:
@@ -210,8 +214,6 @@ def _read(folder: int, name: str) -> str | None:
 
 
 def _write(folder: int, name: str, text: str) -> None:
-    if name == "boot.ipxe" and _read(folder, name) == text:
-        return
     temporary = f".{name}.{secrets.token_hex(4)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=folder)
     try:

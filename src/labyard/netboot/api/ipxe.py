@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from anyio import to_thread
@@ -47,10 +46,8 @@ def generic() -> Response:
 @router.get("/boot/{path:path}", response_class=FileResponse)
 def boot_file(path: str, service: Service) -> Response:
     """A boot program, kernel or initrd of the TFTP folder boot/, for clients that boot over HTTP."""
-    descriptor = service.provision.adapters.scripts.open_boot_file(path)
-    if descriptor is None:
+    if not service.provision.adapters.scripts.boot_file(path):
         raise not_found(f"There is no boot file {path}")
-    os.close(descriptor)
     return FileResponse(service.settings.tftp_root / "boot" / path, media_type="application/octet-stream")
 
 

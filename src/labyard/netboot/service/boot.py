@@ -14,17 +14,16 @@ from labyard.core.errors import not_found
 from labyard.core.models import Severity
 from labyard.core.paging import Page, fetch
 from labyard.netboot.models import (
+    RUNNING,
     BootEvent,
     BootEventType,
     BootPhase,
     BootSession,
     EventSource,
     Machine,
-    SessionStatus,
 )
 
 MERGE_WITHIN = timedelta(seconds=2)
-RUNNING = (SessionStatus.STARTING, SessionStatus.ACTIVE)
 PHASE_OF = {
     BootEventType.DHCP_REQUEST: BootPhase.DHCP,
     BootEventType.TFTP_REQUEST: BootPhase.TFTP,

@@ -15,7 +15,7 @@ from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.netboot.adapters.dhcp import DhcpBackend, Reservation
 from labyard.netboot.adapters.reservations import BadReservations
-from labyard.netboot.models import BootSession, Machine, SessionStatus, Transport
+from labyard.netboot.models import RUNNING, BootSession, Machine, Transport
 from labyard.netboot.names import script_filename
 from labyard.netboot.service.coalesce import Coalesced
 from labyard.netboot.settings import Settings
@@ -44,7 +44,7 @@ class Reservations:
                 BootSession.boot_token,
             )
             .join(BootSession, BootSession.machine_id == Machine.id)
-            .where(BootSession.reserved, BootSession.status.in_([SessionStatus.STARTING, SessionStatus.ACTIVE]))
+            .where(BootSession.reserved, BootSession.status.in_(RUNNING))
             .order_by(Machine.id)
         )
         with self._db.read() as session:

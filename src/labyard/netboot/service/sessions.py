@@ -27,6 +27,7 @@ from labyard.netboot import names
 from labyard.netboot.adapters.seed import user_data_problem
 from labyard.netboot.metrics import Metrics
 from labyard.netboot.models import (
+    RUNNING,
     BootSession,
     Image,
     ImageStatus,
@@ -310,7 +311,7 @@ class Sessions:
         """Mark a running session for its end by the service itself (idle, or interrupted start)."""
         with self._db.write() as session:
             boot = session.get_one(BootSession, session_id)
-            if boot.status in (SessionStatus.STARTING, SessionStatus.ACTIVE):
+            if boot.status in RUNNING:
                 boot.status = SessionStatus.STOPPING
                 boot.ending_as = ending_as
                 boot.reserved = False

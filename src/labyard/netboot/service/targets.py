@@ -18,7 +18,7 @@ from labyard.core.secretbox import SecretBox
 from labyard.core.steps import Step, StepFailed, call, run_steps
 from labyard.netboot import names
 from labyard.netboot.metrics import Metrics
-from labyard.netboot.models import BootSession, Image, ImageStatus, Machine, Target, TargetStatus
+from labyard.netboot.models import Image, ImageStatus, Machine, Target, TargetStatus
 from labyard.netboot.schemas import TargetCreate
 from labyard.netboot.service.lookups import current_target, live_session
 from labyard.netboot.service.provision import Provision
@@ -244,8 +244,3 @@ def require(session: Session, target_id: int) -> Target:
     if target is None:
         raise not_found(f"Target with ID {target_id} not found")
     return target
-
-
-def used_by_session(session: Session, target_id: int) -> bool:
-    """Does any session, live or over, own this target?"""
-    return session.scalar(select(BootSession.id).where(BootSession.target_id == target_id).limit(1)) is not None
