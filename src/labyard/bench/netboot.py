@@ -47,17 +47,20 @@ class Stand:
 
     def machines(self, count: int) -> list[int]:
         """Ids of `count` machines without an address of their own; made when they are missing."""
-        found = self._listed()
-        for number in range(len(found), count):
-            body = {"name": f"{PREFIX}{number:04}", "mac_address": f"02be{number:08x}"}
-            found.append(int(self.api.must("POST", "/machines", json=body)["id"]))
-        return found[:count]
+        known = self._listed()
+        for number in range(count):
+            name = f"{PREFIX}{number:04}"
+            if name not in known:
+                body = {"name": name, "mac_address": f"02be{number:08x}"}
+                known[name] = int(self.api.must("POST", "/machines", json=body)["id"])
+        return [known[f"{PREFIX}{number:04}"] for number in range(count)]
 
-    def _listed(self) -> list[int]:
-        listed: list[int] = []
+    def _listed(self) -> dict[str, int]:
+        """The bench's machines on record: id by name."""
+        listed: dict[str, int] = {}
         while page := self.api.must("GET", "/machines", params={"search": PREFIX, "skip": len(listed), "limit": 1000}):
-            listed += [int(row["id"]) for row in page]
-        return sorted(listed)
+            listed |= {str(row["name"]): int(row["id"]) for row in page}
+        return listed
 
     def load(self, **what: Any) -> dict[str, Any]:
         """Run the load script on the probe host. MeasureError when a request failed."""
@@ -71,7 +74,7 @@ class Stand:
 
     def clear(self) -> None:
         """Stop what the bench started and take its machines off the record."""
-        for number in self._listed():
+        for number in self._listed().values():
             with contextlib.suppress(httpx.HTTPError):
                 active = self.api.http.get(f"/api/v1/sessions/machine/{number}/active")
                 if active.status_code == 200:
@@ -89,7 +92,7 @@ def _stand(bench: Bench) -> Iterator[Stand]:
 
 
 @cache
-def _bursts(bench_id: int, bench: Bench) -> dict[str, Any]:
+def _bursts(bench: Bench) -> dict[str, Any]:
     with _stand(bench) as stand:
         answer = stand.load(do="burst", machines=stand.machines(BURST), image=stand.image)
     bench.say(
@@ -101,28 +104,28 @@ def _bursts(bench_id: int, bench: Bench) -> dict[str, Any]:
 
 def start_p95(bench: Bench) -> float:
     """95th percentile, in ms, of 100 starts at once."""
-    return _p95(_bursts(id(bench), bench)["start_ms"])
+    return _p95(_bursts(bench)["start_ms"])
 
 
 def stop_p95(bench: Bench) -> float:
     """95th percentile, in ms, of 100 stops at once."""
-    return _p95(_bursts(id(bench), bench)["stop_ms"])
+    return _p95(_bursts(bench)["stop_ms"])
 
 
 @cache
-def _singles(bench_id: int, bench: Bench) -> dict[str, Any]:
+def _singles(bench: Bench) -> dict[str, Any]:
     with _stand(bench) as stand:
         return stand.load(do="single", machines=stand.machines(SINGLES), image=stand.image)
 
 
 def start_single(bench: Bench) -> float:
     """Median, in ms, of a start with nothing else going on."""
-    return float(statistics.median(_singles(id(bench), bench)["start_ms"]))
+    return float(statistics.median(_singles(bench)["start_ms"]))
 
 
 def script(bench: Bench) -> float:
     """Median, in ms, of the route that makes a boot script."""
-    return float(statistics.median(_singles(id(bench), bench)["script_ms"]))
+    return float(statistics.median(_singles(bench)["script_ms"]))
 
 
 def dhcp_visible(bench: Bench) -> float:
@@ -143,7 +146,7 @@ def dhcp_visible(bench: Bench) -> float:
 
 
 @cache
-def _sustained(bench_id: int, bench: Bench) -> dict[str, Any]:
+def _sustained(bench: Bench) -> dict[str, Any]:
     """60 s of starts and stops beside 100 standing sessions, with 1000 machines and 100 images on record."""
     with _stand(bench) as stand:
         machines = stand.machines(MACHINES)
@@ -184,18 +187,18 @@ def _images(stand: Stand) -> None:
 
 def rps(bench: Bench) -> float:
     """Requests per second that got through in 60 s, all of them answered with success."""
-    answer = _sustained(id(bench), bench)
+    answer = _sustained(bench)
     return float(answer["requests"] / answer["seconds"])
 
 
 def rss(bench: Bench) -> float:
     """Memory of the service in that state, in MB."""
-    return float(_sustained(id(bench), bench)["rss_mb"])
+    return float(_sustained(bench)["rss_mb"])
 
 
 def cpu(bench: Bench) -> float:
     """Processor time of the service in that state, in percent of one core."""
-    return float(_sustained(id(bench), bench)["cpu_pct"])
+    return float(_sustained(bench)["cpu_pct"])
 
 
 def orphans_after_kill(bench: Bench) -> float:

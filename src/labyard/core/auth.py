@@ -6,6 +6,7 @@ processes, and tokens survive a restart. The `jti` of one session's tokens begin
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +80,9 @@ class Auth:
         self._database = database
         self._issuer = issuer
         self._clock = clock
-        self._key = settings.secret_key.get_secret_value()
+        # Prepared once: preparing costs more than checking a token does.
+        secret = base64.urlsafe_b64encode(settings.secret_key.get_secret_value().encode()).rstrip(b"=").decode()
+        self._key = jwt.PyJWK({"kty": "oct", "k": secret}, ALGORITHM)
         self._admin_password = settings.admin_password.get_secret_value()
         self._access = timedelta(minutes=settings.access_token_minutes)
         self._refresh = timedelta(days=settings.refresh_token_days)

@@ -202,7 +202,7 @@ class NetbootObserver:
                     row.error_code = "internal_error"
                     row.error_message = "The start was interrupted and has been undone"
             if failed := self._sessions.tear_down(boot.id):
-                raise AdapterError("; ".join(f"{name}: {reason}" for name, _, reason in failed))
+                raise AdapterError("; ".join(f"{step.name}: {reason}" for step, reason in failed))
 
     def _finish_target(self, target: Target) -> None:
         with self._locks(target.machine_id):

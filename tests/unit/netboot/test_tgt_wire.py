@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from labyard.core.adapter import AdapterError
 from labyard.netboot.adapters.iscsi import Connection, Lun
-from labyard.netboot.adapters.tgt import free_tid
 from labyard.netboot.adapters.tgt_wire import (
     Code,
     Mode,
@@ -142,9 +141,3 @@ class TestShow:
 def test_accounts() -> None:
     assert parse_accounts("Account list:\n    s-0a1b2c3d\n    labyard\n") == {"s-0a1b2c3d", "labyard"}
     assert parse_accounts("") == set()
-
-
-def test_free_target_id() -> None:
-    assert free_tid(set()) == 1
-    assert free_tid({1, 2, 9}) == 10
-    assert free_tid({1, 2, 65535}) == 3

@@ -38,7 +38,7 @@ def _disks(settings: Settings) -> DiskBackend:
         return FakeDisks(settings)
     from labyard.netboot.adapters.overlays import Overlays
 
-    return Overlays(settings.overlay_dir, settings.export_socket, min(10.0, settings.step_timeout_seconds / 3))
+    return Overlays(settings.overlay_dir, settings.export_socket, settings.step_timeout_seconds * 0.8)
 
 
 def _iscsi(settings: Settings) -> IscsiBackend:

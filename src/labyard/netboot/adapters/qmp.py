@@ -111,7 +111,7 @@ class Qmp:
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
-        """`timeout`: seconds for a whole conversation, and for the wait until it is this thread's turn."""
+        """`timeout`: seconds for a whole conversation, the wait until it is this thread's turn included."""
         self._path = path
         self._timeout = timeout
         self._turn = threading.Lock()
@@ -122,11 +122,11 @@ class Qmp:
 
         AdapterError when it is not there, goes away or is too slow, in the conversation too.
         """
-        patient_until = time.monotonic() + patience  # counted from here, or those who wait for a turn would add up
+        began = time.monotonic()  # counted from here, or those who wait for a turn would add up
         if not self._turn.acquire(timeout=self._timeout):
             raise AdapterError(self._too_slow())
         try:
-            with closing(self._begin(patient_until)) as talk:
+            with closing(self._begin(began + patience, began + self._timeout)) as talk:
                 yield talk
         except TimeoutError:
             raise AdapterError(self._too_slow()) from None
@@ -135,8 +135,7 @@ class Qmp:
         finally:
             self._turn.release()
 
-    def _begin(self, patient_until: float) -> Talk:
-        deadline = time.monotonic() + self._timeout
+    def _begin(self, patient_until: float, deadline: float) -> Talk:
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.settimeout(max(deadline - time.monotonic(), 0.001))

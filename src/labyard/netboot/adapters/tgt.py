@@ -15,6 +15,7 @@ Facts of tgt 1.0.85 (its source, and tests/integration/netboot/test_tgt_daemon.p
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,7 +38,9 @@ from labyard.netboot.names import CHAP_USER, iqn_error, target_id_of
 from labyard.netboot.settings import Settings
 
 NO_ADDRESS = "255.255.255.255"  # no packet comes from there
-MAX_TID = 0xFFFF  # tgt builds a disk's SCSI id from four digits of the target id
+# Drawn, not counted: writers side by side rarely draw the same. tgt builds a disk's SCSI id from four hexadecimal
+# digits of the number; what is above the range is for who counts, as tgt-admin does.
+TIDS = 0x1000, 0xEFFF
 
 
 class Tgt:
@@ -55,24 +58,21 @@ class Tgt:
         """Make the target so. One that is there with the right disks keeps its sessions; any other is made anew."""
         _check(spec)
         deadline = time.monotonic() + self._patience
-        while True:
+        rules: list[str] = []
+        # The usual case first: a list of all targets would cost more than making one.
+        while (tid := self._create(spec)) is None:
             shown = self._wire.show()
             there = shown.target(spec.iqn)
-            if there and not self._usable(there, spec, shown.pid):
-                self._delete(there, deadline)
-                there = None
-            try:
-                tid = there.tid if there else self._create(spec, shown)
+            if there and self._usable(there, spec, shown.pid):
+                tid, rules = there.tid, there.rules
                 break
-            except Refused as error:
-                # Another writer took the number (or the name) since `show`: look again.
-                if error.code != Code.TARGET_EXIST or time.monotonic() > deadline:
-                    raise
+            if there:
+                self._delete(there, deadline)
+            elif time.monotonic() > deadline:
+                raise AdapterError(f"tgt: no free number for target {spec.iqn}")
         # tgtd does not tell a secret, so the account is always made anew, behind closed doors.
-        self._set_rules(tid, there.rules if there else [], [])
-        self._drop_account(spec.chap_user, shown, gone=spec.iqn)
-        account = {"user": spec.chap_user, "password": spec.chap_secret}
-        self._wire.call(f"create account {spec.chap_user}", pack(Mode.ACCOUNT, Op.NEW, account))
+        self._set_rules(tid, rules, [])
+        self._make_account(spec)
         user = {"user": spec.chap_user}
         self._wire.call(f"bind account {spec.chap_user}", pack(Mode.ACCOUNT, Op.BIND, user, tid=tid))
         self._set_rules(tid, [], [NO_ADDRESS, spec.initiator])
@@ -107,17 +107,33 @@ class Tgt:
         seen = _seen(there, _open_files(pid))
         return seen.backing_ok and seen.luns == _sorted(spec.luns) and there.accounts in ([], [spec.chap_user])
 
-    def _create(self, spec: TargetSpec, shown: Shown) -> int:
-        """A new target with its disks, that lets nobody in yet. Refused with TARGET_EXIST when the number is taken."""
-        tid = free_tid(set(shown.tids.values()))
-        name = {"targetname": spec.iqn}
-        self._wire.call(f"create target {spec.iqn}", pack(Mode.TARGET, Op.NEW, name, tid=tid))
+    def _create(self, spec: TargetSpec) -> int | None:
+        """A new target with its disks, that lets nobody in yet; None when its name, or the number tried, is taken."""
+        tid = random.randint(*TIDS)
+        try:
+            name = {"targetname": spec.iqn}
+            self._wire.call(f"create target {spec.iqn}", pack(Mode.TARGET, Op.NEW, name, tid=tid))
+        except Refused as error:
+            if error.code != Code.TARGET_EXIST:
+                raise
+            return None
         for lun in spec.luns:
             doing = f"add {lun.path} as LUN {lun.number} of {spec.iqn}"
             self._wire.call(doing, pack(Mode.LUN, Op.NEW, {"path": str(lun.path)}, tid=tid, lun=lun.number))
             if lun.readonly:
                 self._wire.call(doing, pack(Mode.LUN, Op.UPDATE, {"readonly": "1"}, tid=tid, lun=lun.number))
         return tid
+
+    def _make_account(self, spec: TargetSpec) -> None:
+        request = pack(Mode.ACCOUNT, Op.NEW, {"user": spec.chap_user, "password": spec.chap_secret})
+        doing = f"create account {spec.chap_user}"
+        try:
+            self._wire.call(doing, request)
+        except Refused as error:
+            if error.code != Code.USER_EXIST:
+                raise
+            self._drop_account(spec.chap_user, self._wire.show(), gone=spec.iqn)
+            self._wire.call(doing, request)
 
     def _set_rules(self, tid: int, before: list[str], after: list[str]) -> None:
         for rule in before:
@@ -162,12 +178,6 @@ class Tgt:
                 )
         request = pack(Mode.ACCOUNT, Op.DELETE, {"user": user})
         self._wire.call(f"delete account {user}", request, Code.NO_USER)
-
-
-def free_tid(used: set[int]) -> int:
-    """The next target id, as tgt-admin counts; the lowest free one when that would be too high."""
-    tid = max(used, default=0) + 1
-    return tid if tid <= MAX_TID else next(number for number in range(1, MAX_TID) if number not in used)
 
 
 def _check(spec: TargetSpec) -> None:

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
 
 
-class Coalesced:
-    """Calling it returns after a run that began after the call. A run that fails raises for all who shared it."""
+class Coalesced(Generic[Item]):
+    """Calling it returns after a run that was given the item. A run that fails raises for all who shared it."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    def __init__(self, work: Callable[[Sequence[Item]], object]) -> None:
         self._work = work
-        self._changed = threading.Condition()
-        self._asked = 0
-        self._done = 0
-        self._running = False
-        self._failures: dict[int, Exception] = {}
+        self._turn = threading.Lock()
+        self._guard = threading.Lock()
+        self._waiting: list[tuple[Item, Future[None]]] = []
 
-    def __call__(self) -> None:
-        with self._changed:
-            self._asked += 1
-            mine = self._asked
-            while self._running and self._done < mine:
-                self._changed.wait()
-            if self._done >= mine:
-                return self._outcome(mine)
-            self._running = True
-            upto = self._asked
-        failure: Exception | None = None
+    def __call__(self, item: Item) -> None:
+        mine: Future[None] = Future()
+        with self._guard:
+            self._waiting.append((item, mine))
+        with self._turn:
+            if not mine.done():
+                self._run()
+        mine.result()
+
+    def _run(self) -> None:
+        with self._guard:
+            taken, self._waiting = self._waiting, []
         try:
-            self._work()
+            self._work([item for item, _ in taken])
         except Exception as error:
-            failure = error
-        with self._changed:
-            if failure:
-                self._failures.update(dict.fromkeys(range(self._done + 1, upto + 1), failure))
-            self._done = upto
-            self._running = False
-            self._changed.notify_all()
-            return self._outcome(mine)
-
-    def _outcome(self, ticket: int) -> None:
-        if failure := self._failures.pop(ticket, None):
-            raise failure
+            for _, future in taken:
+                future.set_exception(error)
+        else:
+            for _, future in taken:
+                future.set_result(None)

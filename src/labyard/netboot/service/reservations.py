@@ -26,7 +26,7 @@ class Reservations:
         self._db = database
         self._settings = settings
         self._dhcp = dhcp
-        self._apply_shared = Coalesced(self._apply)
+        self._apply_shared = Coalesced[None](lambda _: self._apply())
         self._refused: dict[int, str] = {}
         self.last_reload: datetime | None = None
         self.last_error: str | None = None
@@ -53,14 +53,14 @@ class Reservations:
     def apply(self, machine_id: int | None = None) -> None:
         """Make the DHCP server carry what is wanted. Raises AdapterError; with `machine_id`, also when the rest went
         through but this machine's entry was refused."""
-        self._apply_shared()
+        self._apply_shared(None)
         if machine_id is not None and (reason := self._refused.get(machine_id)):
             raise AdapterError(reason)
 
     def withdraw(self, machine_id: int) -> None:
         """Undo of a reservation that may not have come about: nothing is asked of a server that has none of it."""
         if any(entry.machine_id == machine_id for entry in self._dhcp.observed()):
-            self._apply_shared()
+            self._apply_shared(None)
 
     def _reservation(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from labyard.core.errors import ServiceError, invalid, not_found
 from labyard.core.models import Severity
 from labyard.core.paging import Page, fetch
 from labyard.core.secretbox import SecretBox
-from labyard.core.steps import Step, StepFailed, call, run_steps
+from labyard.core.steps import Step, StepFailed, run_all, run_steps
 from labyard.netboot import names
 from labyard.netboot.adapters.seed import user_data_problem
 from labyard.netboot.metrics import Metrics
@@ -38,6 +38,7 @@ from labyard.netboot.models import (
     TargetStatus,
 )
 from labyard.netboot.schemas import SessionStart
+from labyard.netboot.service.coalesce import Coalesced
 from labyard.netboot.service.images.files import check_file
 from labyard.netboot.service.lookups import current_target, live_session
 from labyard.netboot.service.machines import require as require_machine
@@ -99,6 +100,7 @@ class Sessions:
         self._box = box
         self._metrics = metrics
         self._locks = locks
+        self._record = Coalesced(self._write_progress)
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -190,9 +192,10 @@ class Sessions:
         timeout = self._settings.step_timeout_seconds
 
         def begin(name: str) -> None:
-            """What came before is done: recorded before this step runs."""
+            """What came before is done: recorded before this step runs. The reservation is wanted from here on."""
             if done != boot.completed_steps:
-                self._save(boot, completed_steps=list(done))
+                boot.completed_steps, boot.reserved = list(done), name in ("dhcp", "activate")
+                self._record({"id": boot.id, "completed_steps": boot.completed_steps, "reserved": boot.reserved})
             done.append(name)
 
         def make_disk() -> None:
@@ -202,10 +205,6 @@ class Sessions:
 
         def render() -> None:
             script.append(self._provision.script(machine, target, boot))
-
-        def reserve() -> None:
-            self._save(boot, reserved=True)
-            self._reservations.apply(machine.id)
 
         def unreserve() -> None:
             self._save(boot, reserved=False)
@@ -224,7 +223,7 @@ class Sessions:
             ),
             Step("script", render, None, SCRIPT, timeout),
             Step("tftp", lambda: scripts.apply(filename, script[0]), lambda: scripts.remove(filename), TFTP, timeout),
-            Step("dhcp", reserve, unreserve, DHCP, self._dhcp_timeout),
+            Step("dhcp", lambda: self._reservations.apply(machine.id), unreserve, DHCP, self._dhcp_timeout),
             Step("activate", lambda: self._activate(parts, done), None, "internal_error", timeout),
         ]
         try:
@@ -239,15 +238,13 @@ class Sessions:
         return self._settings.dhcp_timeout_seconds * 3
 
     def _activate(self, parts: Parts, done: list[str]) -> None:
+        boot = parts.boot
+        starting = update(BootSession).where(BootSession.id == boot.id, BootSession.status == SessionStatus.STARTING)
         with self._db.write() as session:
-            boot = session.get_one(BootSession, parts.boot.id)
-            if boot.status != SessionStatus.STARTING:
-                raise RuntimeError(f"the session became {boot.status} while it was starting")
-            boot.status = parts.boot.status = SessionStatus.ACTIVE
-            boot.completed_steps = parts.boot.completed_steps = list(done)
-            parts.boot.reserved = True
-            target = session.get_one(Target, boot.target_id)
-            target.status = TargetStatus.ACTIVE
+            active = starting.values(status=SessionStatus.ACTIVE, completed_steps=done).returning(BootSession.id)
+            if session.scalar(active) is None:
+                raise RuntimeError("the session was ended while it was starting")
+            session.execute(update(Target).where(Target.id == boot.target_id).values(status=TargetStatus.ACTIVE))
             session.execute(update(Image).where(Image.id == boot.image_id).values(last_used=now()))
             audit.record(
                 session,
@@ -257,6 +254,7 @@ class Sessions:
                 new={"machine_id": boot.machine_id, "image_id": boot.image_id, "session_type": boot.session_type},
                 status_code=201,
             )
+        boot.status, boot.completed_steps = SessionStatus.ACTIVE, list(done)
 
     def _failed_start(self, parts: Parts, failure: StepFailed) -> ServiceError:
         detail = f"Session start failed at step {failure.step.name}: {failure.reason}"
@@ -289,8 +287,7 @@ class Sessions:
 
     def stop(self, session_id: int, keep_overlay: bool = False) -> BootSession:
         """Take a machine's disk away. Every step runs, also after one that failed; then the session says so."""
-        parts = self.parts(session_id)
-        with self._locks(parts.boot.machine_id):
+        with self._locks(self.get(session_id).machine_id):
             with self._db.write() as session:
                 boot = session.get_one(BootSession, session_id)
                 if boot.status != SessionStatus.ACTIVE and not (
@@ -304,8 +301,9 @@ class Sessions:
                 boot.ending_as = SessionStatus.STOPPED
                 boot.reserved = False
             if failed := self.tear_down(session_id):
-                raise ServiceError(500, failed[0][1], f"Session stop failed at step {failed[0][0]}: {failed[0][2]}")
-        return self.get(session_id)
+                step, reason = failed[0]
+                raise ServiceError(500, step.code, _stop_failure(step, reason))
+        return boot
 
     def begin_ending(self, session_id: int, ending_as: SessionStatus) -> None:
         """Mark a running session for its end by the service itself (idle, or interrupted start)."""
@@ -316,50 +314,43 @@ class Sessions:
                 boot.ending_as = ending_as
                 boot.reserved = False
 
-    def tear_down(self, session_id: int) -> list[tuple[str, str, str]]:
-        """Remove what a `stopping` session stands on, and end it. Idempotent. Returns (step, code, reason) of what
-        failed; then the session is `error` with cleanup_pending, and this may be repeated."""
+    def tear_down(self, session_id: int) -> list[tuple[Step, str]]:
+        """Remove what a `stopping` session stands on, and end it. Idempotent. Returns the steps that failed, and why;
+        then the session is `error` with cleanup_pending, and this may be repeated."""
         parts = self.parts(session_id)
-        boot, machine, target = parts.boot, parts.machine, parts.target
-        with self._locks(boot.machine_id):
-            steps: list[tuple[str, str, Callable[[], object]]] = [
-                ("dhcp", DHCP, self._reservations.apply),
-                ("tftp", TFTP, lambda: self._provision.adapters.scripts.remove(self._provision.script_file(machine))),
+        machine, target, provision = parts.machine, parts.target, self._provision
+        timeout = self._settings.step_timeout_seconds
+        filename = provision.script_file(machine)
+        with self._locks(parts.boot.machine_id):
+            steps = [
+                Step("stop_dhcp", self._reservations.apply, None, DHCP, self._dhcp_timeout),
+                Step("stop_tftp", lambda: provision.adapters.scripts.remove(filename), None, TFTP, timeout),
             ]
             if target is not None:
+                name, keep = target.target_id, parts.boot.keep_overlay
                 steps += [
-                    ("target", ISCSI, lambda: self._provision.remove_target(target)),
-                    ("overlay", STORAGE, lambda: self._provision.remove_disk(target.target_id, boot.keep_overlay)),
+                    Step("stop_target", lambda: provision.remove_target(target), None, ISCSI, timeout),
+                    Step("stop_overlay", lambda: provision.remove_disk(name, keep), None, STORAGE, timeout),
                 ]
-            failed = []
-            for name, code, run in steps:
-                timeout = self._dhcp_timeout if name == "dhcp" else self._settings.step_timeout_seconds
-                try:
-                    with self._metrics.step(Step(f"stop_{name}", run)):
-                        call(run, timeout)
-                except Exception as error:
-                    reason = str(error) or type(error).__name__
-                    log.warning("stop step failed", session=boot.session_id, step=name, reason=reason)
-                    failed.append((name, code, reason))
+            failed = run_all(steps, self._metrics.step)
             self._end(parts, failed)
         return failed
 
-    def _end(self, parts: Parts, failed: list[tuple[str, str, str]]) -> None:
+    def _end(self, parts: Parts, failed: list[tuple[Step, str]]) -> None:
         with self._db.write() as session:
             boot = session.get_one(BootSession, parts.boot.id)
             boot.cleanup_pending = bool(failed)
             boot.ended_at = boot.ended_at or now()
             if failed:
-                name, code, reason = failed[0]
+                step, reason = failed[0]
                 boot.status = SessionStatus.ERROR
-                boot.error_code = code
-                boot.error_message = f"Session stop failed at step {name}: {reason}"
+                boot.error_code = step.code
+                boot.error_message = _stop_failure(step, reason)
                 boot.retry_count += 1
             else:
                 boot.status = boot.ending_as
-                if boot.target_id is not None:
-                    session.get_one(Target, boot.target_id).status = TargetStatus.INACTIVE
-            session.get_one(Machine, boot.machine_id).is_online = False
+                session.execute(update(Target).where(Target.id == boot.target_id).values(status=TargetStatus.INACTIVE))
+            session.execute(update(Machine).where(Machine.id == boot.machine_id).values(is_online=False))
             action = {SessionStatus.STOPPED: "session_stopped", SessionStatus.TIMEOUT: "session_timeout"}.get(
                 SessionStatus(boot.status), "session_error"
             )
@@ -423,6 +414,15 @@ class Sessions:
             session.execute(update(BootSession).where(BootSession.id == boot.id).values(**values))
         for name, value in values.items():
             setattr(boot, name, value)
+
+    def _write_progress(self, rows: Sequence[dict[str, Any]]) -> None:
+        """How far starts have come: one transaction for all that have something to say at this moment."""
+        with self._db.write() as session:
+            session.execute(update(BootSession), rows)
+
+
+def _stop_failure(step: Step, reason: str) -> str:
+    return f"Session stop failed at step {step.name.removeprefix('stop_')}: {reason}"
 
 
 def new_target(
