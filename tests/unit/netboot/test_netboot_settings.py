@@ -9,7 +9,16 @@ from labyard.netboot.settings import Settings
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "lab", "iqn.2025-13.lab", "iqn.2025-01.lab_1", "iqn.2025-01.Lab", "iqn.2025-01." + "a" * 180]
+    "prefix",
+    [
+        "",
+        "lab",
+        "iqn.2025-13.lab",
+        "iqn.2025-01.lab_1",
+        "iqn.2025-01.Lab",
+        "iqn.٢٠٢٥-01.lab",
+        "iqn.2025-01." + "a" * 180,
+    ],
 )
 def test_an_iqn_prefix_that_gives_no_valid_iqn_is_refused(prefix: str) -> None:
     with pytest.raises(ValidationError, match="IQN_PREFIX"):
