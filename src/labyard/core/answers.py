@@ -22,6 +22,7 @@ from labyard.core.logging import HIDDEN, is_secret, redact
 log = structlog.get_logger(__name__)
 
 _CODES = {401: "authentication_error", 403: "authorization_error", 404: "not_found", 409: "conflict_error"}
+NO_PATH = "There is nothing at this path; /docs lists what there is"
 _MAX_INPUT = 200  # characters of a refused value that the answer repeats
 
 
@@ -70,7 +71,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         item = {"type": "body_invalid", "loc": ["body"], "msg": detail, "input": None}
         return error_answer(422, "validation_error", [item])
     if error.status_code == 404:
-        detail = "There is nothing at this path; /docs lists what there is"
+        detail = NO_PATH
     elif error.status_code == 405:
         detail = f"This path does not take {request.method}; /docs lists what it takes"
     code = _CODES.get(error.status_code) or http.HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")

@@ -21,7 +21,6 @@ from labyard.core.auth_schemas import (
     UserIn,
     UserOut,
 )
-from labyard.core.fields import RowId
 from labyard.core.models import User
 from labyard.core.paging import Paging
 
@@ -87,17 +86,17 @@ def create_user(body: UserIn, auth: TheAuth, who: Admin) -> User:
 
 
 @router.get("/users/{id}", response_model=UserDetailOut)
-def user(id: RowId, auth: TheAuth, who: Admin) -> UserDetailOut:
+def user(id: int, auth: TheAuth, who: Admin) -> UserDetailOut:
     return _detail(auth, auth.users.get(id))
 
 
 @router.put("/users/{id}", response_model=UserDetailOut)
-def change_user(id: RowId, body: UserChangeIn, auth: TheAuth, who: Admin) -> UserDetailOut:
+def change_user(id: int, body: UserChangeIn, auth: TheAuth, who: Admin) -> UserDetailOut:
     """is_active = false ends the user's sessions at once."""
     return _detail(auth, auth.users.update(id, body.changes()))
 
 
 @router.delete("/users/{id}", response_model=MessageOut)
-def delete_user(id: RowId, auth: TheAuth, who: Admin) -> dict[str, Any]:
+def delete_user(id: int, auth: TheAuth, who: Admin) -> dict[str, Any]:
     auth.users.delete(id, who.id)
     return {"message": "User deleted"}

@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import Path
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from labyard.core.passwords import RULE, follows_rule
-
-# Larger numbers than a database's integer would end as 500.
-RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)*")
 
@@ -19,6 +15,12 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)*")
 def fold(value: Any) -> Any:
     """For enums, which are read in any case (contract section 1.2): `BeforeValidator(fold)`."""
     return value.strip().lower() if isinstance(value, str) else value
+
+
+def _no_nul(value: str | None) -> str | None:
+    if value and "\0" in value:
+        raise ValueError("must not hold a NUL character")
+    return value
 
 
 def _email(value: str | None) -> str | None:
@@ -39,3 +41,5 @@ def _password(value: str) -> str:
 Email = Annotated[str | None, AfterValidator(_email)]
 NewPassword = Annotated[str, Field(max_length=256), AfterValidator(_password)]
 Fold = BeforeValidator(fold)
+# SQLite ends a search pattern at a NUL, and PostgreSQL takes it in no text.
+NoNul = AfterValidator(_no_nul)

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labyard.core.answers import error_answer, internal_error
+from labyard.core.answers import NO_PATH, error_answer, internal_error
 from labyard.core.context import Caller, caller, set_caller
 from labyard.core.metrics import Metrics
 from labyard.core.ratelimit import EXEMPT, RateLimiter
@@ -116,6 +116,9 @@ class Around:
                 )
                 await response(scope, receive, answer)
                 return
+        if "\0" in scope["path"]:  # what a path holds may go into the database, and PostgreSQL takes no NUL
+            await error_answer(404, "not_found", NO_PATH)(scope, receive, answer)
+            return
         limit = self._body_limit(scope["path"])
         length = headers.get("content-length", "")
         if limit and length.isdigit() and int(length) > limit:

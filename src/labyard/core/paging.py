@@ -10,6 +10,8 @@ from fastapi import Depends, Query
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from labyard.core.fields import NoNul
+
 
 @dataclass(frozen=True)
 class Page:
@@ -28,6 +30,8 @@ def _page(
 
 
 Paging = Annotated[Page, Depends(_page)]
+# Longer than any field that is searched. SQLite refuses a pattern of 50,000 bytes, and that would end as 500.
+Search = Annotated[str | None, Query(max_length=255), NoNul]
 
 
 def fetch(session: Session, query: Select[Any], page: Page) -> tuple[list[Any], int]:

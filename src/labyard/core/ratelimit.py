@@ -62,7 +62,7 @@ class Verdict:
 
     @property
     def wait(self) -> int:
-        return max(1, self.reset - int(time.time()))
+        return min(self.window, max(1, self.reset - int(time.time())))
 
     def headers(self) -> dict[str, str]:
         return {

@@ -108,7 +108,7 @@ class Users:
 
 
 def _get(session: Session, user_id: int) -> User:
-    user = session.get(User, user_id)
+    user = session.get(User, user_id) if 0 < user_id < 2**31 else None
     if user is None:
         raise not_found(f"User with ID {user_id} not found")
     return user

@@ -7,7 +7,7 @@ import secrets
 import string
 
 MAX_IQN_BYTES = 223  # RFC 3720 section 3.2.6.1
-_IQN = re.compile(r"iqn\.\d{4}-(0[1-9]|1[0-2])\.[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?:[a-z0-9.:-]+")
+_IQN = re.compile(r"iqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?:[a-z0-9.:-]+")
 _SCRIPT = re.compile(r"(?:machines/)?((?:[0-9a-fA-F]{2}-){5}[0-9a-fA-F]{2})\.ipxe")
 _SUFFIX = r"(?P<suffix>[0-9a-f]{8})"
 TARGET_ID = re.compile(rf"machine-(?P<machine>[1-9]\d*)-{_SUFFIX}")

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StrictInt
 
 from labyard.core.clock import as_text
-from labyard.core.fields import Fold, fold
+from labyard.core.fields import Fold, NoNul, fold
 from labyard.netboot.models import (
     BootEventType,
     BootMethod,
@@ -91,8 +91,8 @@ Name = Annotated[str, BeforeValidator(_trimmed), AfterValidator(_machine_name)]
 Mac = Annotated[str, BeforeValidator(_trimmed), AfterValidator(check_mac)]
 Address = Annotated[str, BeforeValidator(_trimmed), AfterValidator(_ipv4)]
 Hostname = Annotated[str, BeforeValidator(_trimmed), AfterValidator(_hostname)]
-Text500 = Annotated[Annotated[str, Field(max_length=500)] | None, BeforeValidator(_blank_is_null)]
-Text100 = Annotated[Annotated[str, Field(max_length=100)] | None, BeforeValidator(_blank_is_null)]
+Text500 = Annotated[Annotated[str, Field(max_length=500), NoNul] | None, BeforeValidator(_blank_is_null)]
+Text100 = Annotated[Annotated[str, Field(max_length=100), NoNul] | None, BeforeValidator(_blank_is_null)]
 Mode = Annotated[BootMode, BeforeValidator(_boot_mode)]
 Time = Annotated[datetime, PlainSerializer(as_text, return_type=str)]
 

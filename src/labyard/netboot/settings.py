@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from labyard.core.settings import ServiceSettings
-from labyard.netboot.names import iqn_error
+from labyard.netboot.names import iqn_error, target_iqn
 
 FORMATS = ("vhd", "vhdx", "raw", "qcow2", "vmdk", "vdi")
 
@@ -81,7 +81,8 @@ class Settings(ServiceSettings):
     @model_validator(mode="after")
     def _fill_and_check(self) -> Self:
         prefix = self.model_config["env_prefix"]
-        if problem := iqn_error(f"{self.iqn_prefix}:x"):
+        # The longest IQN made of it: a prefix with no room for the rest would fail at every start of a session.
+        if problem := iqn_error(target_iqn(self.iqn_prefix, 2**31 - 1, "0" * 8)):
             raise ValueError(f"{prefix}IQN_PREFIX {self.iqn_prefix!r}: {problem}")
         try:
             portal = ipaddress.IPv4Address(self.portal_ip)

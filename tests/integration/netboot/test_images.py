@@ -516,6 +516,16 @@ class TestCutOff:
         assert service.files() == set()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+    def test_a_file_that_cannot_be_kept_leaves_no_image(
+        self, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("labyard.netboot.service.images.safe_filename", lambda *_: "taken.raw")
+        (service.folder / "taken.raw").mkdir()
+        answer = service.upload(disk(tmp_path / "a.raw"), "one")
+        assert (answer.status_code, answer.json()["error"]) == (500, "storage_error")
+        assert service.http.get("").json() == [] and service.files() == {"taken.raw"}
+        assert service.audited() == ["image_created", "image_deleted"]
+
     def test_disk_full(self, tmp_path: Path) -> None:
         state = tmp_path / "state"
         folder = state / "images"
@@ -562,7 +572,14 @@ class TestChanges:
         assert names(status="DELETED") == ["alpha"]
         assert names(search="BETA") == ["beta_50"] and names(search="%") == []
         assert names(image_type="Data", status="ready") == ["gamma", "beta_50"] and names(image_type="game") == []
-        for query in ({"limit": 0}, {"limit": 1001}, {"skip": -1}, {"status": "x"}, {"image_type": "x"}):
+        for query in (
+            {"limit": 0},
+            {"limit": 1001},
+            {"skip": -1},
+            {"status": "x"},
+            {"image_type": "x"},
+            {"search": "\0"},
+        ):
             assert service.http.get("", params=query).status_code == 422
 
     def test_update(self, service: Service, tmp_path: Path) -> None:
@@ -581,7 +598,7 @@ class TestChanges:
         assert service.audited()[2:] == ["image_updated"] * 3
 
     def test_unknown(self, service: Service) -> None:
-        for image_id in (1, 2**31 - 1):
+        for image_id in (1, 0, -1, 2**31 - 1, 2**31, 2**64):
             for answer in (
                 service.http.get(f"/{image_id}"),
                 service.http.put(f"/{image_id}", json={"name": "abc"}),
@@ -591,8 +608,7 @@ class TestChanges:
             ):
                 assert answer.status_code == 404
                 assert answer.json()["detail"] == f"Image with ID {image_id} not found"
-        for bad in ("0", "-1", "x", str(2**31)):
-            assert service.http.get(f"/{bad}").status_code == 422
+        assert service.http.get("/x").status_code == 422
 
     def test_delete(self, service: Service, tmp_path: Path) -> None:
         image = service.ready(disk(tmp_path / "a.raw"), "one")

@@ -36,7 +36,8 @@ def test_mac_is_read_in_any_usual_form(operator: Client, mac: str) -> None:
         ("mac_address", "00:11-22:33:44:55"), ("ip_address", "192.168.001.5"), ("ip_address", "fd00::1"),
         ("ip_address", "192.168.1.0"), ("ip_address", "192.168.1.255"), ("ip_address", "192.168.1.10"),
         ("ip_address", "300.1.1.1"), ("hostname", "a b"), ("hostname", "-a"), ("hostname", "a" * 64),
-        ("hostname", ".".join(["a" * 60] * 5)), ("description", "x" * 501), ("boot_mode", "floppy"),
+        ("hostname", ".".join(["a" * 60] * 5)), ("description", "x" * 501), ("description", "a\0b"),
+        ("location", "a\0b"), ("boot_mode", "floppy"),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused_by_field(
@@ -125,6 +126,10 @@ def test_unknown_machine_is_404(operator: Client, path: str) -> None:
     assert operator.get(path).status_code == operator.delete(path).status_code == 404
 
 
-@pytest.mark.parametrize("query", [{"limit": 0}, {"limit": 1001}, {"skip": -1}, {"status": "asleep"}])
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": 0}, {"limit": 1001}, {"skip": -1}, {"status": "asleep"}, {"search": "\0"},
+     {"room": "a\0"}, {"search": "x" * 60_000}],
+)  # fmt: skip
 def test_bad_query_is_422(operator: Client, query: dict[str, Any]) -> None:
     assert operator.get("/machines", params=query).status_code == 422

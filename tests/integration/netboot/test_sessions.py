@@ -308,3 +308,16 @@ class TestBootEvents:
         assert [answer.status_code for answer in answers] == [200] * 60 + [429]
         assert int(answers[-1].headers["Retry-After"]) > 0
         assert service.get("/api/v1/ipxe/generic").status_code == 200
+
+
+def test_a_nul_in_a_clients_message_is_a_space(operator: Client, test_session: dict[str, Any]) -> None:
+    url = test_session["ipxe_script_url"].partition("8000")[2]
+    assert operator.post(f"{url}/events/boot_failed", json={"message": "no\0disk"}).status_code == 204
+    events = operator.get("/monitoring/boot-events?type=boot_failed").json()["events"]
+    assert [event["message"] for event in events] == ["no disk"]
+
+
+@pytest.mark.parametrize("header", ["9" * 30, "9" * 5000, "-1", "x"])
+def test_an_odd_last_event_id_is_not_used(viewer: Client, netboot: Netboot, header: str) -> None:
+    netboot.stopping.set()  # the stream ends at once
+    assert viewer.get("/api/v1/sessions/events/stream", headers={"Last-Event-ID": header}).status_code == 200

@@ -24,7 +24,9 @@ class TestPaths:
         assert client.get("/api/v1/ipxe/script/abc/").status_code == 200
         assert client.get("/ipxe/script/abc").status_code == 404
 
-    @pytest.mark.parametrize("path", ["/", "/nothing", "/api/v1", "/things//", "/api/v1/thingsx", "/%2e%2e/things"])
+    @pytest.mark.parametrize(
+        "path", ["/", "/nothing", "/api/v1", "/things//", "/api/v1/thingsx", "/%2e%2e/things", "/things/%00"]
+    )
     def test_unknown_is_404(self, client: TestClient, path: str) -> None:
         answer = client.get(path, follow_redirects=False)
         assert (answer.status_code, answer.json()["error"]) == (404, "not_found")

@@ -31,6 +31,13 @@ def count(database: Database) -> int:
         return session.scalar(select(func.count()).select_from(User)) or 0
 
 
+def test_a_search_finds_letters_of_any_alphabet_in_any_case(database: Database) -> None:
+    add_user(database, "Žilina")
+    with database.read() as session:
+        for term in ("žil", "ŽIL", "INA"):
+            assert session.scalar(select(User.username).where(User.username.icontains(term))) == "Žilina", term
+
+
 class TestTransactions:
     def test_all_or_nothing(self, database: Database) -> None:
         with pytest.raises(RuntimeError), database.write() as session:

@@ -103,7 +103,13 @@ class TestOne:
         assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
         assert answer.json()["detail"] == "User with ID 77 not found"
 
-    @pytest.mark.parametrize("number", ["x", "0", "-1", "99999999999999999999", "1.5"])
+    @pytest.mark.parametrize("number", ["0", "-1", "2147483648", "99999999999999999999"])
+    def test_a_number_that_no_user_can_have_is_404(self, client: TestClient, login: Login, number: str) -> None:
+        for method in ("GET", "PUT", "DELETE"):
+            answer = client.request(method, f"/auth/users/{number}", json={}, headers=login())
+            assert (answer.status_code, answer.json()["detail"]) == (404, f"User with ID {number} not found")
+
+    @pytest.mark.parametrize("number", ["x", "1.5"])
     def test_a_bad_id_is_422(self, client: TestClient, login: Login, number: str) -> None:
         assert client.get(f"/auth/users/{number}", headers=login()).status_code == 422
 

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from labyard.core.access import Admin, Viewer
 from labyard.core.errors import ServiceError
-from labyard.core.fields import Fold, RowId, fold
-from labyard.core.paging import Paging
+from labyard.core.fields import Fold, fold
+from labyard.core.paging import Paging, Search
 from labyard.netboot.api.deps import Service
 from labyard.netboot.models import Image, ImageFormat, ImageStatus, ImageType
 from labyard.netboot.schemas import Answer, Text500, Time, check_name
@@ -164,14 +164,14 @@ def begin_upload(given: ImagePieces, who: Admin, service: Service) -> ImageAnswe
     },
 )
 async def upload_piece(
-    request: Request, image_id: RowId, who: Admin, service: Service, offset: Annotated[int, Query(ge=0, lt=2**62)]
+    request: Request, image_id: int, who: Admin, service: Service, offset: Annotated[int, Query(ge=0, lt=2**62)]
 ) -> pieces.Received:
     """The bytes from `offset` on, as many as you like at a time. The last piece begins the checks."""
     return await pieces.append(request, service.images, image_id, offset)
 
 
 @router.get("/upload/{image_id}")
-def upload_progress(image_id: RowId, who: Viewer, service: Service) -> pieces.Received:
+def upload_progress(image_id: int, who: Viewer, service: Service) -> pieces.Received:
     """How much of an upload in pieces is here: the offset of the next one."""
     return pieces.received(service.images, image_id)
 
@@ -195,7 +195,7 @@ def list_images(
     response: Response,
     image_type: Annotated[Type | None, Query()] = None,
     status: Annotated[ImageStatus | None, Fold, Query()] = None,
-    search: Annotated[str | None, Query(max_length=100)] = None,
+    search: Search = None,
 ) -> list[ImageAnswer]:
     """Newest first; deleted images only with status=deleted. `search` looks in name, description and file name."""
     rows, total = service.images.list(page, image_type=image_type, status=status, search=search)
@@ -204,17 +204,17 @@ def list_images(
 
 
 @router.get("/{image_id}")
-def get_image(image_id: RowId, who: Viewer, service: Service) -> ImageAnswer:
+def get_image(image_id: int, who: Viewer, service: Service) -> ImageAnswer:
     return _answers(service.images, [service.images.get(image_id)])[0]
 
 
 @router.put("/{image_id}")
-def update_image(image_id: RowId, given: ImageUpdate, who: Admin, service: Service) -> ImageAnswer:
+def update_image(image_id: int, given: ImageUpdate, who: Admin, service: Service) -> ImageAnswer:
     return _answers(service.images, [service.images.update(image_id, given.model_dump(exclude_unset=True))])[0]
 
 
 @router.delete("/{image_id}")
-def delete_image(image_id: RowId, who: Admin, service: Service) -> dict[str, str]:
+def delete_image(image_id: int, who: Admin, service: Service) -> dict[str, str]:
     """Deletes the file too, but not one that was imported. 409 while a live session or target uses it."""
     image = service.images.delete(image_id)
     kept = "" if image.managed else f"; its file {image.file_path} was imported and stays"
@@ -222,16 +222,14 @@ def delete_image(image_id: RowId, who: Admin, service: Service) -> dict[str, str
 
 
 @router.post("/{image_id}/convert")
-def convert_image(
-    image_id: RowId, who: Admin, service: Service, given: Conversion | None = None
-) -> dict[str, str | int]:
+def convert_image(image_id: int, who: Admin, service: Service, given: Conversion | None = None) -> dict[str, str | int]:
     """Begin a conversion; the old file stays in place until the new one is whole."""
     service.images.convert(image_id, (given or Conversion()).target_format)
     return {"message": "Conversion triggered successfully", "image_id": image_id}
 
 
 @router.get("/{image_id}/conversion-status")
-def conversion_status(image_id: RowId, who: Viewer, service: Service) -> ConversionStatus:
+def conversion_status(image_id: int, who: Viewer, service: Service) -> ConversionStatus:
     """How far ingest or conversion is."""
     found = ConversionStatus.model_validate(service.images.get(image_id))
     found.processing_info = {key: found.processing_info[key] for key in TOLD if key in found.processing_info}

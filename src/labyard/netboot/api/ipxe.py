@@ -74,7 +74,7 @@ def _message(body: bytes) -> str | None:
     except ValueError:
         return None
     text = given.get("message") if isinstance(given, dict) else None
-    return " ".join(text.split())[:500] or None if isinstance(text, str) else None
+    return " ".join(text.replace("\0", " ").split())[:500] or None if isinstance(text, str) else None
 
 
 def _record(service: Netboot, token: str, kind: str, message: str | None) -> Response:

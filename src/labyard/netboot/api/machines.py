@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 
 from labyard.core.access import Operator, Viewer
-from labyard.core.paging import Paging
+from labyard.core.fields import NoNul
+from labyard.core.paging import Paging, Search
 from labyard.netboot.api.deps import Service
 from labyard.netboot.models import Machine
 from labyard.netboot.schemas import MachineAnswer, MachineCreate, MachineStatusIn, MachineUpdate
@@ -28,9 +29,9 @@ def list_machines(
     page: Paging,
     response: Response,
     status: MachineStatusIn | None = None,
-    location: str | None = None,
-    room: str | None = None,
-    search: str | None = None,
+    location: Annotated[str | None, NoNul] = None,
+    room: Annotated[str | None, NoNul] = None,
+    search: Search = None,
 ) -> list[Machine]:
     """Newest first; X-Total-Count: all of them. `search`: part of name, MAC, host name, location or asset tag."""
     found, total = service.machines.list(page, search, status=status, location=location, room=room)

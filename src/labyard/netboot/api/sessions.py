@@ -109,7 +109,8 @@ async def stream(request: Request, who: Viewer, service: Service, session_id: Id
     if session_id is not None:
         await to_thread.run_sync(service.sessions.get, session_id)
     header = request.headers.get("last-event-id", "")
-    last = int(header) if header.isdecimal() else await to_thread.run_sync(_last_event, service)
+    # 18 digits always fit the database's integer; no event has more.
+    last = int(header) if header.isdecimal() and len(header) <= 18 else await to_thread.run_sync(_last_event, service)
     return StreamingResponse(
         _events(service, last, session_id), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )

@@ -69,7 +69,14 @@ class Targets:
             except StepFailed as failure:
                 self._forget(target, failure)
                 raise ServiceError(500, failure.step.code, f"Target creation failed: {failure}") from failure
-            return self._set_status(target, TargetStatus.ACTIVE)
+            return self._set_status(
+                target,
+                TargetStatus.ACTIVE,
+                action="target_created",
+                message=f"target {target.target_id} created",
+                new={"machine_id": target.machine_id, "image_id": target.image_id, "iqn": target.iqn},
+                status_code=201,
+            )
 
     def _insert(self, given: TargetCreate, user_id: int) -> Target:
         def refuse(text: str) -> ServiceError:
@@ -100,14 +107,6 @@ class Targets:
                 )
                 session.add(target)
                 session.flush()
-                audit.record(
-                    session,
-                    "target_created",
-                    f"target {target.target_id} created",
-                    resource=("target", target.id),
-                    new={"machine_id": machine.id, "image_id": image.id, "iqn": target.iqn},
-                    status_code=201,
-                )
                 return target
         except IntegrityError as error:
             raise refuse(f"Target already exists for machine {given.machine_id}") from error
@@ -126,7 +125,7 @@ class Targets:
 
     def of_machine(self, machine_id: int) -> Target:
         with self._db.read() as session:
-            if target := current_target(session, machine_id):
+            if 0 < machine_id < 2**31 and (target := current_target(session, machine_id)):
                 return target
         raise not_found(f"No target found for machine {machine_id}")
 
@@ -139,10 +138,12 @@ class Targets:
             return fetch(session, query.order_by(Target.id.desc()), page)
 
     def delete(self, target_id: int) -> None:
-        """409 while a live session uses it, and then nothing is touched."""
+        """409 while a live session uses it, and then nothing is touched. One that is inactive is gone already."""
         target = self.get(target_id)
         with self._locks(target.machine_id):
             with self._db.read() as session:
+                if require(session, target_id).status == TargetStatus.INACTIVE:
+                    return
                 self._refuse_in_session(session, target)
             failed = self._remove(target)
             with self._db.write() as session:
@@ -176,9 +177,9 @@ class Targets:
     def restart(self, target_id: int) -> Target:
         """Rebuild the iSCSI side: same IQN, overlay and secret. Clients are dropped and may log in again."""
         target = self.get(target_id)
-        if target.status == TargetStatus.INACTIVE:
-            raise ServiceError(400, "target_error", f"Target {target_id} is inactive")
         with self._locks(target.machine_id):
+            if self.get(target_id).status == TargetStatus.INACTIVE:
+                raise ServiceError(400, "target_error", f"Target {target_id} is inactive")
             try:
                 for run in (
                     lambda: self._provision.remove_target(target),
@@ -190,7 +191,13 @@ class Targets:
                 self._set_status(target, TargetStatus.ERROR)
                 reason = str(error) or type(error).__name__
                 raise ServiceError(500, ISCSI, f"Failed to restart target: {reason}") from error
-            return self._set_status(target, TargetStatus.ACTIVE, "target_updated", "restarted")
+            return self._set_status(
+                target,
+                TargetStatus.ACTIVE,
+                action="target_updated",
+                message=f"target {target.target_id} restarted",
+                status_code=200,
+            )
 
     def daemon_status(self, target_id: int) -> dict[str, Any]:
         """What the iSCSI daemon has: asked of it now."""
@@ -226,14 +233,12 @@ class Targets:
         if live and live.target_id == target.id:
             raise conflict(f"Target {target.id} is used by session {live.id}; stop the session")
 
-    def _set_status(self, target: Target, status: TargetStatus, action: str = "", done: str = "") -> Target:
+    def _set_status(self, target: Target, status: TargetStatus, **audited: Any) -> Target:
         with self._db.write() as session:
             row = require(session, target.id)
             row.status = status
-            if action:
-                audit.record(
-                    session, action, f"target {row.target_id} {done}", resource=("target", row.id), status_code=200
-                )
+            if audited:
+                audit.record(session, resource=("target", row.id), **audited)
             session.flush()
             session.refresh(row)
             return row

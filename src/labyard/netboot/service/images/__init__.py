@@ -105,6 +105,7 @@ class Images:
         except OSError as error:
             with self._db.write() as session:
                 session.delete(session.get_one(Image, image.id))
+                self._audit(session, image, "deleted", status_code=500)
             raise storage_error(error, self.folder) from None
         self._work.submit(image.id)
         return image
