@@ -159,7 +159,7 @@ class FakeIscsi(Fake):
     """Targets and accounts as tgt would hold them. `log_in` and `log_out` are a client's."""
 
     kind = "iscsi"
-    verbs = ("apply", "remove", "observed", "accounts", "remove_account", "ping")
+    verbs = ("apply", "remove", "observed", "connections", "accounts", "remove_account", "ping")
     name = "fake"
     first_lun = 1
 
@@ -193,6 +193,12 @@ class FakeIscsi(Fake):
         self._begin("observed")
         with self._targets() as (targets, _):
             return {iqn: _seen(target) for iqn, target in targets.items() if target_id_of(self._prefix, iqn)}
+
+    def connections(self) -> Mapping[str, tuple[Connection, ...]]:
+        self._begin("connections")
+        with self._targets() as (targets, _):
+            found = {iqn: _seen(target).connections for iqn, target in targets.items()}
+        return {iqn: clients for iqn, clients in found.items() if clients and target_id_of(self._prefix, iqn)}
 
     def accounts(self) -> set[str]:
         self._begin("accounts")

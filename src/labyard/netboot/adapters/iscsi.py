@@ -60,6 +60,9 @@ class IscsiBackend(Protocol):
     def observed(self) -> Mapping[str, TargetSeen]:
         """Targets whose IQN is of the service's form, by IQN."""
 
+    def connections(self) -> Mapping[str, tuple[Connection, ...]]:
+        """Who is logged in at those targets, by IQN; where nobody is, no entry. Asked often: it must be cheap."""
+
     def accounts(self) -> set[str]:
         """CHAP user names of the service's form (`s-<suffix>`) that exist, bound or not."""
 

@@ -54,6 +54,11 @@ class Lio:
         with self._rtslib() as rts:
             return {target.wwn: _seen(target) for target in self._ours(rts)}
 
+    def connections(self) -> Mapping[str, tuple[Connection, ...]]:
+        with self._rtslib() as rts:
+            found = {target.wwn: _clients(_rules(target)) for target in self._ours(rts)}
+        return {iqn: clients for iqn, clients in found.items() if clients}
+
     def accounts(self) -> set[str]:
         with self._rtslib() as rts:
             users = {rule.chap_userid for target in self._ours(rts) for rule in _rules(target)}
@@ -162,6 +167,15 @@ def _rules(target: Any) -> list[Any]:
     return [rule for group in target.tpgs for rule in group.node_acls]
 
 
+def _clients(rules: list[Any]) -> tuple[Connection, ...]:
+    return tuple(
+        Connection(rule.node_wwn, connection.get("address", ""))
+        for rule in rules
+        if (session := rule.session)
+        for connection in session["connections"]
+    )
+
+
 def _seen(target: Any) -> TargetSeen:
     rules = _rules(target)
     readonly = {mapped.tpg_lun.lun for rule in rules for mapped in rule.mapped_luns if mapped.write_protect}
@@ -173,16 +187,10 @@ def _seen(target: Any) -> TargetSeen:
         ),
         key=lambda lun: lun.number,
     )
-    clients = [
-        Connection(rule.node_wwn, connection.get("address", ""))
-        for rule in rules
-        if (session := rule.session)
-        for connection in session["connections"]
-    ]
     return TargetSeen(
         luns=tuple(luns),
         initiators=tuple(rule.node_wwn for rule in rules),
         chap_users=tuple(rule.chap_userid for rule in rules if rule.chap_userid),
-        connections=tuple(clients),
+        connections=_clients(rules),
         backing_ok=all(lun.path.exists() for lun in luns),
     )

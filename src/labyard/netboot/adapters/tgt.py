@@ -21,8 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from labyard.core.adapter import AdapterError
-from labyard.netboot.adapters.iscsi import Lun, TargetSeen, TargetSpec
+from labyard.netboot.adapters.iscsi import Connection, Lun, TargetSeen, TargetSpec
 from labyard.netboot.adapters.tgt_wire import (
+    NEXUS,
     Code,
     Mode,
     Op,
@@ -91,6 +92,11 @@ class Tgt:
         opened = _open_files(shown.pid)
         ours = (shown.target(iqn) for iqn in shown.tids if target_id_of(self._prefix, iqn))
         return {there.iqn: _seen(there, opened) for there in ours if there}
+
+    def connections(self) -> Mapping[str, tuple[Connection, ...]]:
+        shown = self._wire.show()
+        busy = (iqn for iqn, block in shown.blocks.items() if NEXUS in block and target_id_of(self._prefix, iqn))
+        return {iqn: clients for iqn in busy if (there := shown.target(iqn)) and (clients := _clients(there))}
 
     def accounts(self) -> set[str]:
         text = self._wire.call("show the accounts", pack(Mode.ACCOUNT, Op.SHOW))
@@ -209,9 +215,13 @@ def _seen(there: ShownTarget, opened: Callable[[Path], bool]) -> TargetSeen:
         luns=_sorted(tuple(shown.lun for shown in there.luns)),
         initiators=tuple(rule for rule in there.rules if rule != NO_ADDRESS),
         chap_users=tuple(there.accounts),
-        connections=tuple(nexus.client for nexus in there.nexuses),
+        connections=_clients(there),
         backing_ok=there.state == "ready" and all(_served(shown, opened) for shown in there.luns),
     )
+
+
+def _clients(there: ShownTarget) -> tuple[Connection, ...]:
+    return tuple(nexus.client for nexus in there.nexuses)
 
 
 def _served(shown: ShownLun, opened: Callable[[Path], bool]) -> bool:

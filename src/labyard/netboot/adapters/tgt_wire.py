@@ -22,6 +22,7 @@ _REQUEST = struct.Struct("@II64sIiQQ6I")  # struct tgtadm_req: 120 bytes
 _ANSWER = struct.Struct("@II")  # struct tgtadm_rsp; the length counts itself
 _CREDENTIALS = struct.Struct("@3i")  # struct ucred: pid, uid, gid
 _ALL = -1  # no target id: `show` tells of all targets
+NEXUS = "I_T nexus"
 _HEADER = re.compile(r"(\d+): (\S+)")
 
 
@@ -257,7 +258,7 @@ def _parse_block(tid: int, iqn: str, text: str) -> ShownTarget:
                 target.luns.append(ShownLun(disk, values.get("Online") == "Yes"))
         elif key == "State":
             target.state = value
-        elif key == "I_T nexus":
+        elif key == NEXUS:
             session = int(value)
         elif key == "Initiator":
             initiator = value.partition(" alias: ")[0]

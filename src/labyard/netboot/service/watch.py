@@ -90,10 +90,10 @@ class Watch:
         if not running:
             self._connected = {}
             return
-        seen = call(self._iscsi.observed, self._settings.step_timeout_seconds)
+        seen = call(self._iscsi.connections, self._settings.step_timeout_seconds)
         for boot in running:
             iqn = boot.target_iqn or ""
-            connections = seen[iqn].connections if iqn in seen else ()
+            connections = seen.get(iqn, ())
             before = self._connected.get(iqn, ())
             for connection in connections:
                 if connection not in before:
