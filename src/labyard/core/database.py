@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import DateTime, Dialect, Engine, create_engine, event, text
+from sqlalchemy import DateTime, Dialect, Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
+
+# Takes the right to write, until the transaction ends: so what is read after it is still true at the commit. One writer
+# at a time in all processes, on either database; their writes are short.
+WRITER = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(20257700)"}
+POSTGRESQL: dict[str, Any] = {
+    # Three instances fit into the 100 connections that a server takes as it comes.
+    "pool_size": 10,
+    "max_overflow": 20,
+    "pool_pre_ping": True,
+    # Milliseconds. A writer whose host lost its power holds nobody up for longer than this.
+    "connect_args": {"options": "-c lock_timeout=30000 -c idle_in_transaction_session_timeout=20000"},
+}
+SQLITE: dict[str, Any] = {
+    "pool_size": 20,
+    "max_overflow": 200,
+    "connect_args": {"timeout": 30, "check_same_thread": False},
+}
 
 
 class Base(DeclarativeBase):
@@ -33,23 +50,26 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None:
+            return None
+        # SQLite gives it without a zone, PostgreSQL in the zone that the server is set to.
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Database:
-    """Sessions for reading and for writing. `url` is SQLAlchemy's."""
+    """Sessions for reading and for writing. `url` is SQLAlchemy's, of an SQLite file or a PostgreSQL database."""
 
     def __init__(self, url: str) -> None:
-        sqlite = url.startswith("sqlite")
-        options: dict[str, Any] = {"connect_args": {"timeout": 30, "check_same_thread": False}} if sqlite else {}
-        self.engine: Engine = create_engine(
-            url, pool_size=20, max_overflow=200, pool_pre_ping=not sqlite, hide_parameters=True, **options
-        )
+        address = make_url(url)
+        sqlite = address.get_backend_name() == "sqlite"
+        if not sqlite:
+            address = address.set(drivername="postgresql+psycopg")
+        self.engine: Engine = create_engine(address, hide_parameters=True, **(SQLITE if sqlite else POSTGRESQL))
         if sqlite:
             _tune_sqlite(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False, autoflush=True)
-        # SQLite has one writer. Waiting here is fair and quick; its own busy loop is neither.
-        self._writer: Any = threading.RLock() if sqlite else nullcontext()
+        # The writers of this process wait here: that is fair, and takes no connection.
+        self._writer = threading.RLock()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -60,9 +80,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """One transaction: committed at the end, rolled back on any exception."""
         with self._writer, self._sessions() as session:
-            if self.engine.dialect.name == "sqlite":
-                # Takes the write lock now, so that what is read here is still true at the commit.
-                session.execute(text("BEGIN IMMEDIATE"))
+            session.execute(text(WRITER[self.engine.dialect.name]))
             yield session
             session.commit()
 
@@ -76,6 +94,8 @@ class Database:
         with resources.as_file(resources.files(package) / "migrations") as folder:
             config.set_main_option("script_location", str(folder))
             with self.engine.begin() as connection:
+                if connection.dialect.name == "postgresql":  # several instances may start at once
+                    connection.execute(text(WRITER["postgresql"]))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 

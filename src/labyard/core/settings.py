@@ -29,7 +29,9 @@ class ServiceSettings(BaseSettings):
 
     environment: str = DEVELOPMENT
     state_dir: Path = Field(default=Path("/var/lib/labyard"), description="Where the SQLite file and other state live.")
-    database_url: str = Field(default="", description="SQLAlchemy address. Empty: an SQLite file in state_dir.")
+    database_url: str = Field(
+        default="", description="postgresql://USER:PASSWORD@HOST/DATABASE. Empty: an SQLite file in state_dir."
+    )
     redis_url: str = Field(default="", description="Empty: rate limits are counted in this process.")
     secret_key: SecretStr = SecretStr("")
     http_host: str = "0.0.0.0"
@@ -50,6 +52,13 @@ class ServiceSettings(BaseSettings):
     @property
     def in_development(self) -> bool:
         return self.environment == DEVELOPMENT
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_is_known(cls, url: str) -> str:
+        if url and not url.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+            raise ValueError("must begin with postgresql:// or sqlite:///")
+        return url
 
     @field_validator("trusted_proxies")
     @classmethod

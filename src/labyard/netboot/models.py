@@ -260,7 +260,7 @@ class BootSession(Base):
     boot_phase: Mapped[str] = mapped_column(String(20), default=BootPhase.WAITING)
     boot_token: Mapped[str | None] = mapped_column(String(64))
     server_ip: Mapped[str] = mapped_column(String(15))
-    client_ip: Mapped[str | None] = mapped_column(String(15))
+    client_ip: Mapped[str | None] = mapped_column(String(64))
     client_mac: Mapped[str | None] = mapped_column(String(17))
     boot_method: Mapped[str] = mapped_column(String(20), default=BootMethod.SANBOOT)
     transport: Mapped[str] = mapped_column(String(10), default=Transport.TFTP)

@@ -16,7 +16,6 @@ from sqlalchemy import select
 
 from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
-from labyard.core.database import Database
 from labyard.core.observer import Difference, Finding, compare
 from labyard.core.steps import call
 from labyard.netboot.adapters.dhcp import Reservation
@@ -25,10 +24,9 @@ from labyard.netboot.adapters.iscsi import TargetSeen, TargetSpec
 from labyard.netboot.adapters.tftp import ScriptSeen
 from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, Target, TargetStatus
 from labyard.netboot.names import chap_user, mac_of_script, target_id_of
-from labyard.netboot.service.provision import Provision
-from labyard.netboot.service.reservations import Reservations
-from labyard.netboot.service.sessions import MachineLocks, Sessions
-from labyard.netboot.settings import Settings
+from labyard.netboot.service.sessions import Sessions
+from labyard.netboot.service.shared import Shared
+from labyard.netboot.service.stop import Stops
 
 T = TypeVar("T")
 
@@ -48,24 +46,17 @@ class Wanted:
 
 
 class NetbootObserver:
-    def __init__(
-        self,
-        database: Database,
-        settings: Settings,
-        provision: Provision,
-        reservations: Reservations,
-        sessions: Sessions,
-        locks: MachineLocks,
-    ) -> None:
-        self._db = database
-        self._settings = settings
-        self._provision = provision
-        self._reservations = reservations
+    def __init__(self, shared: Shared, sessions: Sessions, stops: Stops) -> None:
+        self._db = shared.database
+        self._settings = shared.settings
+        self._provision = shared.provision
+        self._reservations = shared.reservations
+        self._locks = shared.locks
         self._sessions = sessions
-        self._locks = locks
+        self._stops = stops
         # With SQLite this is the only process, so at its first look nobody is at work: what is starting or stopping was
         # interrupted. With a shared database another instance may be at it.
-        self.fresh = database.engine.dialect.name == "sqlite"
+        self.fresh = self._db.engine.dialect.name == "sqlite"
 
     def look(self) -> list[Finding]:
         """Differences now, with their repairs. A daemon that does not answer is a finding itself."""
@@ -192,7 +183,7 @@ class NetbootObserver:
             current = self._sessions.get(boot.id)
             if current.updated_at != boot.updated_at:
                 return  # somebody is at work after all
-            self._sessions.begin_ending(boot.id, SessionStatus.ERROR)
+            self._stops.begin_ending(boot.id, SessionStatus.ERROR)
             with self._db.write() as session:
                 row = session.get_one(BootSession, boot.id)
                 if row.status == SessionStatus.ERROR:
@@ -201,7 +192,7 @@ class NetbootObserver:
                 if boot.status == SessionStatus.STARTING:
                     row.error_code = "internal_error"
                     row.error_message = "The start was interrupted and has been undone"
-            if failed := self._sessions.tear_down(boot.id):
+            if failed := self._stops.tear_down(boot.id):
                 raise AdapterError("; ".join(f"{step.name}: {reason}" for step, reason in failed))
 
     def _finish_target(self, target: Target) -> None:

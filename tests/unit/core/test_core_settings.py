@@ -65,3 +65,14 @@ def test_networks() -> None:
         "10.0.0.1/32", "10.1.0.0/16", "fd00::1/128",
     ]  # fmt: skip
     assert networks("") == []
+
+
+@pytest.mark.parametrize("url", ["mysql://db/x", "postgres://db/x", "sqlite://", "netboot.db"])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="must begin with postgresql:// or sqlite:///"):
+        ServiceSettings(database_url=url)
+
+
+def test_both_databases_are_taken() -> None:
+    for url in ("", "sqlite:////var/lib/x.db", "postgresql://user:word@db/x", "postgresql+psycopg://db/x"):
+        assert ServiceSettings(database_url=url).database_url == url

@@ -29,7 +29,8 @@ from labyard.netboot.schemas import (
     SessionStop,
 )
 from labyard.netboot.service import Netboot
-from labyard.netboot.service.sessions import Parts, Started, duration_seconds, require
+from labyard.netboot.service.sessions import Parts, duration_seconds, require
+from labyard.netboot.service.start import Started
 
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 
@@ -44,7 +45,7 @@ def answer(boot: BootSession) -> SessionAnswer:
 @router.post("/start", status_code=201)
 def start(body: SessionStart, who: Operator, service: Service) -> dict[str, Any]:
     """Boot a machine from an image. When this answers 201 the machine can be switched on."""
-    return _started(service, service.sessions.start(body, who.id, who.username))
+    return _started(service, service.starts.start(body, who.id, who.username))
 
 
 def _started(service: Netboot, started: Started) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def _started(service: Netboot, started: Started) -> dict[str, Any]:
 @router.post("/{session_id}/stop")
 def stop(session_id: int, who: Operator, service: Service, body: SessionStop | None = None) -> dict[str, Any]:
     """Take the disk away: reservation, script, target and overlay go. `keep_overlay` keeps what the machine wrote."""
-    boot = service.sessions.stop(session_id, keep_overlay=body.keep_overlay if body else False)
+    boot = service.stops.stop(session_id, keep_overlay=body.keep_overlay if body else False)
     return {"message": "Session stopped successfully", "session_id": boot.id, "machine_id": boot.machine_id}
 
 

@@ -16,11 +16,15 @@ from labyard.netboot.metrics import Metrics, Standing
 from labyard.netboot.observer import NetbootObserver
 from labyard.netboot.service.boot import Boots
 from labyard.netboot.service.images import Images
+from labyard.netboot.service.locks import MachineLocks
 from labyard.netboot.service.machines import Machines
 from labyard.netboot.service.network import Network
 from labyard.netboot.service.provision import Provision
 from labyard.netboot.service.reservations import Reservations
-from labyard.netboot.service.sessions import MachineLocks, Sessions
+from labyard.netboot.service.sessions import Sessions
+from labyard.netboot.service.shared import Shared
+from labyard.netboot.service.start import Starts
+from labyard.netboot.service.stop import Stops
 from labyard.netboot.service.targets import Targets
 from labyard.netboot.service.watch import Watch
 from labyard.netboot.settings import Settings
@@ -39,17 +43,19 @@ class Netboot:
         self.metrics = Metrics(registry)
         registry.register(Standing(database))
         self.box = SecretBox(settings.secret_key.get_secret_value())
-        locks = MachineLocks()
         self.provision = Provision(settings, adapters, self.box)
         self.reservations = Reservations(database, settings, adapters.dhcp)
+        shared = Shared(database, settings, self.provision, self.reservations, self.metrics, MachineLocks())
         self.machines = Machines(database, settings)
         self.images = Images(database, settings)
         self.boots = Boots(database)
-        self.targets = Targets(database, settings, self.provision, self.box, self.metrics, locks)
-        self.sessions = Sessions(database, settings, self.provision, self.reservations, self.box, self.metrics, locks)
-        self.network = Network(database, settings, adapters, self.reservations)
-        self.watch = Watch(database, settings, adapters.iscsi, self.boots, self.sessions)
-        look = NetbootObserver(database, settings, self.provision, self.reservations, self.sessions, locks).look
+        self.targets = Targets(shared)
+        self.sessions = Sessions(shared)
+        self.stops = Stops(shared, self.sessions)
+        self.starts = Starts(shared, self.stops)
+        self.network = Network(shared)
+        self.watch = Watch(shared, self.boots, self.stops)
+        look = NetbootObserver(shared, self.sessions, self.stops).look
         self.observer = Observer(look, settings.observer_interval_seconds)
         self.stopping = threading.Event()
 

@@ -8,15 +8,12 @@ from typing import Any, TypeVar
 from labyard.core import audit
 from labyard.core.adapter import AdapterError
 from labyard.core.clock import as_text, now
-from labyard.core.database import Database
 from labyard.core.errors import ServiceError
 from labyard.core.observer import Finding, Report
 from labyard.core.steps import call
 from labyard.netboot.adapters.dhcp import DhcpStatus
-from labyard.netboot.adapters.factory import Adapters
 from labyard.netboot.adapters.tftp import TftpStatus
-from labyard.netboot.service.reservations import Reservations
-from labyard.netboot.settings import Settings
+from labyard.netboot.service.shared import Shared
 
 WITHIN = 1.8  # seconds; the contract allows 2
 
@@ -24,11 +21,11 @@ T = TypeVar("T")
 
 
 class Network:
-    def __init__(self, database: Database, settings: Settings, adapters: Adapters, reservations: Reservations) -> None:
-        self._db = database
-        self._settings = settings
-        self._adapters = adapters
-        self._reservations = reservations
+    def __init__(self, shared: Shared) -> None:
+        self._db = shared.database
+        self._settings = shared.settings
+        self._adapters = shared.provision.adapters
+        self._reservations = shared.reservations
 
     def dhcp_status(self) -> dict[str, Any]:
         status, error = _within(self._adapters.dhcp.status, DhcpStatus(None, False, None, None))
@@ -63,7 +60,7 @@ class Network:
 
     def apply(self) -> dict[str, Any]:
         try:
-            call(self._reservations.apply, self._settings.dhcp_timeout_seconds * 3)
+            call(self._reservations.apply, self._reservations.timeout)
         except (AdapterError, TimeoutError) as error:
             raise ServiceError(500, "dhcp_error", str(error)) from error
         with self._db.write() as session:

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from labyard.core.adapter import AdapterError
+from labyard.core.errors import ServiceError
 from labyard.core.secretbox import SecretBox
+from labyard.netboot import names
 from labyard.netboot.adapters.disks import OverlaySpec
 from labyard.netboot.adapters.factory import Adapters
 from labyard.netboot.adapters.ipxe import INITRD, KERNEL, KERNEL_OPTIONS, ScriptSpec, generate_machine_script, validate
 from labyard.netboot.adapters.iscsi import Lun, TargetSpec
 from labyard.netboot.adapters.seed import Seed, write_seed
-from labyard.netboot.models import BootMethod, BootSession, Image, Machine, Target, Transport
-from labyard.netboot.names import TARGET_ID, san_uri, script_filename
+from labyard.netboot.models import BootMethod, BootSession, Image, Machine, Target, TargetStatus, Transport
 from labyard.netboot.settings import Settings
 
 SEED_SUFFIX = ".seed.iso"
+# The error when one of these cannot be made or removed.
+STORAGE, ISCSI, SCRIPT, TFTP, DHCP = "storage_error", "iscsi_error", "script_error", "tftp_error", "dhcp_error"
 
 
 class Provision:
@@ -25,6 +28,38 @@ class Provision:
         self.settings = settings
         self.adapters = adapters
         self._box = box
+
+    def new_target(
+        self,
+        machine: Machine,
+        image: Image,
+        suffix: str,
+        user_id: int,
+        lun_id: int = 0,
+        description: str | None = None,
+    ) -> Target:
+        """A target's row, `pending`. Its names are checked before any tool sees them: ServiceError 400."""
+        target_id = names.target_id(machine.id, suffix)
+        target = Target(
+            target_id=target_id,
+            iqn=names.target_iqn(self.settings.iqn_prefix, machine.id, suffix),
+            machine_id=machine.id,
+            image_id=image.id,
+            image_path=image.file_path,
+            image_format=image.format,
+            overlay_path=str(self.adapters.disks.overlay_path(target_id)),
+            initiator_iqn=names.initiator_iqn(self.settings.iqn_prefix, machine.mac_address),
+            lun_id=lun_id or self.adapters.iscsi.first_lun,
+            chap_username=names.chap_user(suffix),
+            chap_secret=self._box.seal(names.new_chap_secret()),
+            status=TargetStatus.PENDING,
+            description=description,
+            created_by=user_id,
+        )
+        for iqn in (target.iqn, target.initiator_iqn):
+            if problem := names.iqn_error(iqn):
+                raise ServiceError(400, "session_error", f"IQN {iqn}: {problem}")
+        return target
 
     def make_disk(self, target: Target) -> None:
         """The overlay, exported. AdapterError."""
@@ -113,7 +148,7 @@ class Provision:
     def seeds(self) -> set[str]:
         """Target ids that have a seed file."""
         found = (path.name.removesuffix(SEED_SUFFIX) for path in self.settings.overlay_dir.glob(f"*{SEED_SUFFIX}"))
-        return {name for name in found if TARGET_ID.fullmatch(name)}
+        return {name for name in found if names.TARGET_ID.fullmatch(name)}
 
     def missing_boot_files(self, image: Image, method: str) -> list[str]:
         """Files that a boot method needs and that are not in boot/."""
@@ -148,12 +183,12 @@ class Provision:
             "portal_ip": self.settings.portal_ip,
             "portal_port": self.settings.portal_port,
             "lun_id": target.lun_id,
-            "san_uri": san_uri(self.settings.portal_ip, self.settings.portal_port, target.lun_id, target.iqn),
+            "san_uri": names.san_uri(self.settings.portal_ip, self.settings.portal_port, target.lun_id, target.iqn),
             "chap_username": target.chap_username,
         }
 
     def script_file(self, machine: Machine) -> str:
-        return script_filename(machine.mac_address)
+        return names.script_filename(machine.mac_address)
 
 
 ROOT = {BootMethod.ISCSI_ROOT: "labyard.root=disk", BootMethod.RAM_ROOT: "labyard.root=ram"}

@@ -31,6 +31,11 @@ class Reservations:
         self.last_reload: datetime | None = None
         self.last_error: str | None = None
 
+    @property
+    def timeout(self) -> float:
+        """Seconds for `apply`: test, set and write, and one apply of others before it."""
+        return self._settings.dhcp_timeout_seconds * 3
+
     def wanted(self) -> list[Reservation]:
         """What the database wants, sorted by machine id."""
         query = (

@@ -11,37 +11,24 @@ from sqlalchemy.orm import Session
 
 from labyard.core import audit
 from labyard.core.adapter import AdapterError
-from labyard.core.database import Database
 from labyard.core.errors import ServiceError, conflict, not_found
 from labyard.core.paging import Page, fetch
-from labyard.core.secretbox import SecretBox
 from labyard.core.steps import Step, StepFailed, call, run_steps
 from labyard.netboot import names
-from labyard.netboot.metrics import Metrics
 from labyard.netboot.models import Image, ImageStatus, Machine, Target, TargetStatus
 from labyard.netboot.schemas import TargetCreate
 from labyard.netboot.service.lookups import current_target, live_session
-from labyard.netboot.service.provision import Provision
-from labyard.netboot.service.sessions import ISCSI, STORAGE, MachineLocks, new_target
-from labyard.netboot.settings import Settings
+from labyard.netboot.service.provision import ISCSI, STORAGE
+from labyard.netboot.service.shared import Shared
 
 
 class Targets:
-    def __init__(
-        self,
-        database: Database,
-        settings: Settings,
-        provision: Provision,
-        box: SecretBox,
-        metrics: Metrics,
-        locks: MachineLocks,
-    ) -> None:
-        self._db = database
-        self._settings = settings
-        self._provision = provision
-        self._box = box
-        self._metrics = metrics
-        self._locks = locks
+    def __init__(self, shared: Shared) -> None:
+        self._db = shared.database
+        self._settings = shared.settings
+        self._provision = shared.provision
+        self._metrics = shared.metrics
+        self._locks = shared.locks
 
     def create(self, given: TargetCreate, user_id: int) -> Target:
         """400 when machine or image cannot (decision D2); 500 with nothing left behind when a daemon cannot."""
@@ -94,16 +81,8 @@ class Targets:
                     raise refuse(f"Image must be in READY status. Current status: {image.status}")
                 if current_target(session, machine.id) or live_session(session, machine.id):
                     raise refuse(f"Target already exists for machine {machine.id}")
-                target = new_target(
-                    self._settings,
-                    self._provision,
-                    self._box,
-                    machine,
-                    image,
-                    names.new_suffix(),
-                    user_id,
-                    given.lun_id,
-                    given.description,
+                target = self._provision.new_target(
+                    machine, image, names.new_suffix(), user_id, given.lun_id, given.description
                 )
                 session.add(target)
                 session.flush()

@@ -10,14 +10,13 @@ from sqlalchemy import select
 
 from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
-from labyard.core.database import Database
 from labyard.core.steps import call
 from labyard.netboot.adapters.events import BootEventSources, Observation
-from labyard.netboot.adapters.iscsi import Connection, IscsiBackend
+from labyard.netboot.adapters.iscsi import Connection
 from labyard.netboot.models import BootEventType, BootSession, EventSource, SessionStatus
 from labyard.netboot.service.boot import Boots
-from labyard.netboot.service.sessions import Sessions
-from labyard.netboot.settings import Settings
+from labyard.netboot.service.shared import Shared
+from labyard.netboot.service.stop import Stops
 
 log = structlog.get_logger(__name__)
 
@@ -26,15 +25,13 @@ SOURCES = {BootEventType.DHCP_REQUEST: EventSource.DHCP, BootEventType.TFTP_REQU
 
 
 class Watch:
-    def __init__(
-        self, database: Database, settings: Settings, iscsi: IscsiBackend, boots: Boots, sessions: Sessions
-    ) -> None:
-        self._db = database
-        self._settings = settings
-        self._iscsi = iscsi
+    def __init__(self, shared: Shared, boots: Boots, stops: Stops) -> None:
+        self._db = shared.database
+        self._settings = shared.settings
+        self._iscsi = shared.provision.adapters.iscsi
         self._boots = boots
-        self._sessions = sessions
-        self._sources = BootEventSources(settings, self.observed)
+        self._stops = stops
+        self._sources = BootEventSources(shared.settings, self.observed)
         self._connected: dict[str, tuple[Connection, ...]] = {}  # by IQN, at the last look
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -127,5 +124,5 @@ class Watch:
             return
         if now() - (boot.last_activity or boot.started_at) > timedelta(seconds=limit):
             log.info("session is idle", session=boot.session_id, seconds=limit)
-            self._sessions.begin_ending(boot.id, SessionStatus.TIMEOUT)
-            self._sessions.tear_down(boot.id)
+            self._stops.begin_ending(boot.id, SessionStatus.TIMEOUT)
+            self._stops.tear_down(boot.id)

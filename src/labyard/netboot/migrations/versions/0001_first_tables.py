@@ -228,7 +228,7 @@ def upgrade() -> None:
         sa.Column("boot_phase", sa.String(length=20), nullable=False),
         sa.Column("boot_token", sa.String(length=64), nullable=True),
         sa.Column("server_ip", sa.String(length=15), nullable=False),
-        sa.Column("client_ip", sa.String(length=15), nullable=True),
+        sa.Column("client_ip", sa.String(length=64), nullable=True),
         sa.Column("client_mac", sa.String(length=17), nullable=True),
         sa.Column("boot_method", sa.String(length=20), nullable=False),
         sa.Column("transport", sa.String(length=10), nullable=False),

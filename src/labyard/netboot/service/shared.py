@@ -1,0 +1,24 @@
+"""What the use cases share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labyard.core.database import Database
+from labyard.netboot.metrics import Metrics
+from labyard.netboot.service.locks import MachineLocks
+from labyard.netboot.service.provision import Provision
+from labyard.netboot.service.reservations import Reservations
+from labyard.netboot.settings import Settings
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One of each for the whole service. The daemons are `provision.adapters`."""
+
+    database: Database
+    settings: Settings
+    provision: Provision
+    reservations: Reservations
+    metrics: Metrics
+    locks: MachineLocks

@@ -1,0 +1,109 @@
+"""Stops sessions, in the order of contract section 6. Every step is idempotent, so a stop may be repeated."""
+
+from __future__ import annotations
+
+from sqlalchemy import update
+
+from labyard.core import audit
+from labyard.core.clock import now
+from labyard.core.errors import ServiceError
+from labyard.core.models import Severity
+from labyard.core.steps import Step, run_all
+from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, Target, TargetStatus
+from labyard.netboot.service.provision import DHCP, ISCSI, STORAGE, TFTP
+from labyard.netboot.service.sessions import Parts, Sessions
+from labyard.netboot.service.shared import Shared
+
+
+class Stops:
+    def __init__(self, shared: Shared, sessions: Sessions) -> None:
+        self._db = shared.database
+        self._settings = shared.settings
+        self._provision = shared.provision
+        self._reservations = shared.reservations
+        self._metrics = shared.metrics
+        self._locks = shared.locks
+        self._sessions = sessions
+
+    def stop(self, session_id: int, keep_overlay: bool = False) -> BootSession:
+        """Take a machine's disk away. Every step runs, also after one that failed; then the session says so."""
+        with self._locks(self._sessions.get(session_id).machine_id):
+            with self._db.write() as session:
+                boot = session.get_one(BootSession, session_id)
+                if boot.status != SessionStatus.ACTIVE and not (
+                    boot.status == SessionStatus.ERROR and boot.cleanup_pending
+                ):
+                    raise ServiceError(
+                        400, "session_error", f"Session must be active to stop. Current status: {boot.status}"
+                    )
+                boot.status = SessionStatus.STOPPING
+                boot.keep_overlay = keep_overlay
+                boot.ending_as = SessionStatus.STOPPED
+                boot.reserved = False
+            if failed := self.tear_down(session_id):
+                step, reason = failed[0]
+                raise ServiceError(500, step.code, _stop_failure(step, reason))
+        return boot
+
+    def begin_ending(self, session_id: int, ending_as: SessionStatus) -> None:
+        """Mark a running session for its end by the service itself (idle, or interrupted start)."""
+        with self._db.write() as session:
+            boot = session.get_one(BootSession, session_id)
+            if boot.status in RUNNING:
+                boot.status = SessionStatus.STOPPING
+                boot.ending_as = ending_as
+                boot.reserved = False
+
+    def tear_down(self, session_id: int) -> list[tuple[Step, str]]:
+        """Remove what a `stopping` session stands on, and end it. Idempotent. Returns the steps that failed, and why;
+        then the session is `error` with cleanup_pending, and this may be repeated."""
+        parts = self._sessions.parts(session_id)
+        machine, target, provision = parts.machine, parts.target, self._provision
+        timeout = self._settings.step_timeout_seconds
+        filename = provision.script_file(machine)
+        with self._locks(parts.boot.machine_id):
+            steps = [
+                Step("stop_dhcp", self._reservations.apply, None, DHCP, self._reservations.timeout),
+                Step("stop_tftp", lambda: provision.adapters.scripts.remove(filename), None, TFTP, timeout),
+            ]
+            if target is not None:
+                name, keep = target.target_id, parts.boot.keep_overlay
+                steps += [
+                    Step("stop_target", lambda: provision.remove_target(target), None, ISCSI, timeout),
+                    Step("stop_overlay", lambda: provision.remove_disk(name, keep), None, STORAGE, timeout),
+                ]
+            failed = run_all(steps, self._metrics.step)
+            self._end(parts, failed)
+        return failed
+
+    def _end(self, parts: Parts, failed: list[tuple[Step, str]]) -> None:
+        with self._db.write() as session:
+            boot = session.get_one(BootSession, parts.boot.id)
+            boot.cleanup_pending = bool(failed)
+            boot.ended_at = boot.ended_at or now()
+            if failed:
+                step, reason = failed[0]
+                boot.status = SessionStatus.ERROR
+                boot.error_code = step.code
+                boot.error_message = _stop_failure(step, reason)
+                boot.retry_count += 1
+            else:
+                boot.status = boot.ending_as
+                session.execute(update(Target).where(Target.id == boot.target_id).values(status=TargetStatus.INACTIVE))
+            session.execute(update(Machine).where(Machine.id == boot.machine_id).values(is_online=False))
+            action = {SessionStatus.STOPPED: "session_stopped", SessionStatus.TIMEOUT: "session_timeout"}.get(
+                SessionStatus(boot.status), "session_error"
+            )
+            audit.record(
+                session,
+                action,
+                boot.error_message if failed and boot.error_message else f"session {boot.session_id} {boot.status}",
+                severity=Severity.ERROR if failed else Severity.INFO,
+                resource=("session", boot.id),
+                new={"machine_id": boot.machine_id, "status": boot.status},
+                status_code=500 if failed else 200,
+            )
+
+
+def _stop_failure(step: Step, reason: str) -> str:
+    return f"Session stop failed at step {step.name.removeprefix('stop_')}: {reason}"
