@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -118,7 +118,7 @@ class Sessions:
         if left is not None and left.status == SessionStatus.ERROR:
             with self._db.write() as session:
                 boot = session.get_one(BootSession, left.id)
-                boot.status, boot.ending_as = SessionStatus.STOPPING, SessionStatus.ERROR
+                boot.status = SessionStatus.STOPPING
             self.tear_down(left.id)
 
     def _insert(self, given: SessionStart, user_id: int, username: str) -> Parts:
@@ -267,6 +267,7 @@ class Sessions:
             boot.error_code = failure.step.code
             boot.error_message = detail
             boot.cleanup_pending = bool(failure.left_over)
+            boot.ending_as = SessionStatus.ERROR
             boot.reserved = False
             target = session.get_one(Target, boot.target_id)
             if failure.left_over:
@@ -300,12 +301,25 @@ class Sessions:
                         400, "session_error", f"Session must be active to stop. Current status: {boot.status}"
                     )
                 boot.status = SessionStatus.STOPPING
-                boot.keep_overlay = keep_overlay
+                boot.keep_overlay |= keep_overlay  # a stop that is repeated keeps what the first was to keep
                 boot.ending_as = SessionStatus.STOPPED
                 boot.reserved = False
             if failed := self.tear_down(session_id):
                 raise ServiceError(500, failed[0][1], f"Session stop failed at step {failed[0][0]}: {failed[0][2]}")
         return self.get(session_id)
+
+    def end_if_idle(self, session_id: int, limit: timedelta) -> bool:
+        """Take an active session down, as `timeout`, when its last sign of life is older than `limit`.
+
+        Asked under the machine's lock: since the caller looked it may have been stopped, or its machine been seen.
+        """
+        with self._locks(self.get(session_id).machine_id):
+            boot = self.get(session_id)
+            if boot.status != SessionStatus.ACTIVE or now() - (boot.last_activity or boot.started_at) <= limit:
+                return False
+            self.begin_ending(session_id, SessionStatus.TIMEOUT)
+            self.tear_down(session_id)
+        return True
 
     def begin_ending(self, session_id: int, ending_as: SessionStatus) -> None:
         """Mark a running session for its end by the service itself (idle, or interrupted start)."""
