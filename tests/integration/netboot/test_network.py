@@ -12,9 +12,11 @@ from fastapi.testclient import TestClient
 from labyard.netboot.adapters.fake import Fault
 from labyard.netboot.adapters.ipxe import generate_generic_script
 from labyard.netboot.service import Netboot
+from labyard.netboot.settings import Settings
 
 from .conftest import Client
 
+START = "/api/v1/sessions/start"
 SCRIPT = "00-11-22-33-44-55.ipxe"
 
 
@@ -84,6 +86,51 @@ class TestDhcp:
         answer = admin.post("/api/v1/dhcp/apply")
         assert (answer.status_code, answer.json()["error"]) == (500, "dhcp_error")
         assert "told to fail" in admin.get("/api/v1/dhcp/status").json()["last_error"]
+
+
+@pytest.fixture
+def isc(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration file of the backend `isc`, with a dhcpd that takes every configuration but ws-13's."""
+    settings.dhcp_backend = "isc"
+    dhcpd = tmp_path / "bin/dhcpd"
+    dhcpd.parent.mkdir()
+    dhcpd.write_text('#!/bin/sh\n! grep -q "host ws-13 " "$3" || { echo "unlucky" >&2; exit 1; }\n')
+    dhcpd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{dhcpd.parent}:/usr/bin:/bin")
+    config = settings.dhcp_config
+    assert config is not None
+    return config
+
+
+class TestIsc:
+    def test_requirement_s_grep(self, isc: Path, operator: Client, test_image: Any) -> None:
+        """`cat dhcpd.conf | grep "host workstation"`; ws-1's entry goes without ws-10's and ws-11's (11.5)."""
+        numbers = {}
+        for mac, name in enumerate(("workstation", "ws-1", "ws-10", "ws-11"), 1):
+            made = operator.post("/machines", json={"name": name, "mac_address": f"02000000000{mac}"})
+            started = operator.post(START, json={"machine_id": made.json()["id"], "image_id": 1})
+            assert started.status_code == 201, started.text
+            numbers[name] = started.json()["session"]["id"]
+        assert operator.get("/api/v1/dhcp/status").json()["machines_configured"] == 4
+        for name in ("workstation", "ws-1"):
+            assert f"host {name} {{" in isc.read_text().splitlines()
+            assert operator.post(f"/api/v1/sessions/{numbers[name]}/stop").status_code == 200
+            assert f"host {name} {{" not in isc.read_text().splitlines()
+        hosts = [line for line in isc.read_text().splitlines() if line.startswith("host ")]
+        assert hosts == ["host ws-10 {", "host ws-11 {"]
+
+    def test_one_entry_that_dhcpd_refuses_blocks_nobody_else(
+        self, isc: Path, operator: Client, netboot: Netboot, test_image: Any
+    ) -> None:
+        for number in (12, 13):
+            operator.post("/machines", json={"name": f"ws-{number}", "mac_address": f"0200000000{number}"})
+        first = operator.post(START, json={"machine_id": 1, "image_id": 1})
+        assert first.status_code == 201, first.text
+        before = isc.read_text()
+        bad = operator.post(START, json={"machine_id": 2, "image_id": 1})
+        assert (bad.status_code, bad.json()["error"]) == (500, "dhcp_error") and "unlucky" in bad.json()["detail"]
+        assert isc.read_text() == before
+        assert operator.post(f"/api/v1/sessions/{first.json()['session']['id']}/stop").status_code == 200
 
 
 class TestTftp:

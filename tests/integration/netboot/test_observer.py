@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, strategies
@@ -236,17 +237,23 @@ class Operations(RuleBasedStateMachine):
         for session in self.operator.get("/api/v1/sessions", params={"status": "active"}).json()["sessions"]:
             self.operator.post(f"/api/v1/sessions/{session['id']}/stop")
 
+    def expect(self, answer: httpx.Response, success: int) -> None:
+        """500 counts only while a daemon is told to fail."""
+        adapters = self.netboot.provision.adapters
+        broken = any(fake.faults for fake in (adapters.disks, adapters.iscsi, adapters.dhcp))
+        assert answer.status_code in (success, 400, *([500] if broken else [])), answer.text
+
     @rule(machine=strategies.integers(1, 3))
     def start(self, machine: int) -> None:
         answer = self.operator.post(START, json={"machine_id": machine, "image_id": 1})
-        assert answer.status_code in (201, 400, 500), answer.text
+        self.expect(answer, 201)
 
     @rule(machine=strategies.integers(1, 3), keep=strategies.booleans())
     def stop(self, machine: int, keep: bool) -> None:
         rows = self.operator.get("/api/v1/sessions", params={"machine_id": machine, "limit": 1}).json()["sessions"]
         if rows:
             answer = self.operator.post(f"/api/v1/sessions/{rows[0]['id']}/stop", json={"keep_overlay": keep})
-            assert answer.status_code in (200, 400, 500), answer.text
+            self.expect(answer, 200)
 
     @rule(
         adapter=strategies.sampled_from(["disks", "iscsi", "dhcp"]), verb=strategies.sampled_from(["apply", "remove"])

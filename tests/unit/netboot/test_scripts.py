@@ -158,9 +158,17 @@ class TestFolder:
         scripts.remove(NAME)
         assert scripts.observed() == {} and scripts.read(NAME) is None
 
-    def test_folders_are_for_the_server_to_read(self, scripts: Scripts, tmp_path: Path) -> None:
-        for folder in ("machines", "boot"):
-            assert (tmp_path / "tftp" / folder).stat().st_mode & 0o777 == 0o755
+    def test_all_is_for_the_server_to_read(self, tmp_path: Path) -> None:
+        before = os.umask(0o077)
+        try:
+            scripts = Scripts(Settings(tftp_root=tmp_path / "tftp", service_manager="none"))
+            scripts.prepare("#!ipxe\n")
+            scripts.apply(NAME, TEXT)
+        finally:
+            os.umask(before)
+        modes = {path: (tmp_path / "tftp" / path).stat().st_mode & 0o777 for path in ("", "machines", "boot", NAME)}
+        assert modes == {"": 0o755, "machines": 0o755, "boot": 0o755, NAME: 0o644}
+        assert (tmp_path / "tftp/boot.ipxe").stat().st_mode & 0o777 == 0o644
 
     @pytest.mark.parametrize("name", ["../x.ipxe", "machines/x.ipxe", "machines/00:11:22:33:44:55.ipxe", ""])
     def test_other_names_are_refused(self, scripts: Scripts, name: str) -> None:

@@ -64,7 +64,9 @@ class Scripts:
         """Make the folders, and the generic script that machines without a session get. AdapterError."""
         try:
             for folder in (self._root, self._root / MACHINES, self._root / BOOT):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+                if not folder.exists():
+                    folder.mkdir(parents=True)
+                    folder.chmod(0o755)  # the TFTP server reads as another user, whatever this process's umask
             with _folder(self._root) as root:
                 if _read(root, "boot.ipxe") != generic:
                     _write(root, "boot.ipxe", generic)
