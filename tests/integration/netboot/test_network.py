@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,21 @@ class TestDhcp:
         answer = admin.post("/api/v1/dhcp/apply")
         assert (answer.status_code, answer.json()["error"]) == (500, "dhcp_error")
         assert "told to fail" in admin.get("/api/v1/dhcp/status").json()["last_error"]
+
+    def test_only_one_process_applies_at_a_time(self, netboot: Netboot) -> None:
+        """The lock is the file's: another worker process holds it here."""
+        dhcp = netboot.provision.adapters.dhcp
+        other = os.open(netboot.settings.state_dir / "dhcp.lock", os.O_RDWR | os.O_CREAT)
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX)
+                applying = pool.submit(netboot.reservations.apply)
+                time.sleep(0.3)
+                waited = not applying.done() and ("apply", "") not in dhcp.calls
+            finally:
+                os.close(other)
+            applying.result(10)
+        assert waited and ("apply", "") in dhcp.calls
 
 
 @pytest.fixture

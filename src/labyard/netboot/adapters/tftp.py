@@ -65,7 +65,7 @@ class Scripts:
         try:
             for folder in (self._root, self._root / MACHINES, self._root / BOOT):
                 if not folder.exists():
-                    folder.mkdir(parents=True)
+                    folder.mkdir(parents=True, exist_ok=True)
                     folder.chmod(0o755)  # the TFTP server reads as another user, whatever this process's umask
             with _folder(self._root) as root:
                 if _read(root, "boot.ipxe") != generic:
