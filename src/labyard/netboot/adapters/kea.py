@@ -164,7 +164,9 @@ class Kea:
                 stream.connect(os.fspath(where))
                 stream.sendall(json.dumps(request).encode())
                 received = b"".join(iter(lambda: stream.recv(1 << 18), b""))
-            answer: dict[str, Any] = json.loads(received)
+            answer: Any = json.loads(received)
+            if not isinstance(answer, dict):
+                raise ValueError(f"its answer is no JSON object: {received[:100]!r}")
         except (FileNotFoundError, ConnectionRefusedError):
             raise AdapterError(f"nothing listens on {where}; is Kea running?") from None
         except TimeoutError:
