@@ -167,6 +167,30 @@ def test_stop_while_booting_cuts_the_machine_off(
     assert netboot_api.get(number)["boot_phase"] != "booted"
 
 
+def test_wrong_secret_shows_the_menu_and_trying_again_with_the_right_one_boots(
+    netboot_api: NetbootApi, boot_host: LabHost, image: int, machine: TakeMachine
+) -> None:
+    one = machine("s3")
+    script = f"{boot_host.value('ipxe_root')}/machines/{one.machine.mac.lower().replace(':', '-')}.ipxe"
+    # Without its second line the script counts as somebody else's, so the observer leaves the wrong secret there.
+    spoil = "sed --in-place=.right -e '2d' -e 's/^set password .*/set password notthesecret0000/' %s"
+    with netboot_api.session(netboot_api.machine_id(one.machine), image) as started:
+        number = started["session"]["id"]
+        boot_host.check(spoil, script)
+        try:
+            one.power_on()
+            netboot_api.wait_for_phase(number, "failed", BOOT_SECONDS)
+            console = one.console().plain
+            assert "Operation not permitted" in console and f"{one.machine.name} did not boot" in console
+            connects = [event for event in netboot_api.events(number) if event["type"] == "iscsi_connect"]
+            assert connects == [], "nobody got in"
+        finally:
+            boot_host.check("mv %s.right %s", script, script)
+        one.power_on()
+        assert one.wait_for("done", BOOT_SECONDS).reports["done"] == "ok"
+        netboot_api.wait_for_phase(number, "booted", 30)
+
+
 def test_machine_in_session_is_not_deleted(netboot_api: NetbootApi, lab: Any, image: int) -> None:
     number = netboot_api.machine_id(lab.machines["s4"])
     with netboot_api.session(number, image):

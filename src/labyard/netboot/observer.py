@@ -187,8 +187,7 @@ class NetbootObserver:
             with self._db.write() as session:
                 row = session.get_one(BootSession, boot.id)
                 if row.status == SessionStatus.ERROR:
-                    row.status = SessionStatus.STOPPING
-                    row.ending_as = SessionStatus.ERROR
+                    row.status = SessionStatus.STOPPING  # and it ends as it was to end: stopped, timeout or error
                 if boot.status == SessionStatus.STARTING:
                     row.error_code = "internal_error"
                     row.error_message = "The start was interrupted and has been undone"
@@ -239,7 +238,11 @@ class NetbootObserver:
 
     def _compare_scripts(self, wanted: Wanted, seen: Mapping[str, ScriptSeen]) -> Iterator[Finding]:
         def drift(want: tuple[Machine, Target, BootSession], have: ScriptSeen) -> str:
-            return "" if have.text == self._provision.script(*want) else "its text is not what the session needs"
+            try:
+                text = self._provision.script(*want)
+            except ValueError as error:  # one bad script must not blind the observer for the other sessions
+                return f"it cannot be rendered: {error}"
+            return "" if have.text == text else "its text is not what the session needs"
 
         ours = {name: have for name, have in seen.items() if have.ours and have.mac not in wanted.busy_macs}
         yield from compare(

@@ -112,4 +112,10 @@ class Settings(ServiceSettings):
         if not self.dhcp_range:
             base = str(portal).rsplit(".", 1)[0]
             self.dhcp_range = f"{base}.150-{base}.200"
+        try:
+            first, last = (ipaddress.IPv4Address(part.strip()) for part in self.dhcp_range.split("-"))
+        except ValueError:
+            raise ValueError(f"{prefix}DHCP_RANGE {self.dhcp_range!r} is not FIRST-LAST, two IPv4 addresses") from None
+        if first > last:
+            raise ValueError(f"{prefix}DHCP_RANGE {self.dhcp_range!r}: the first address comes after the last")
         return self

@@ -45,8 +45,6 @@ def settings(tmp_path: Path) -> Settings:
         dhcp_config=tmp_path / "dhcp.conf",
         secret_key="k" * 40,
         admin_password=PASSWORD,
-        step_timeout_seconds=2,
-        dhcp_timeout_seconds=1,
         observer_interval_seconds=3600,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,11 +13,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from labyard.core.models import AuditLog
+from labyard.netboot.adapters.dhcp import Reservation
 from labyard.netboot.adapters.fake import Fault
+from labyard.netboot.adapters.reservations import BadReservations
 from labyard.netboot.models import BootSession, Image
 from labyard.netboot.service import Netboot
 
-from .conftest import PASSWORD, Client
+from .conftest import GIB, PASSWORD, Client
 
 START = "/api/v1/sessions/start"
 BODY = {"machine_id": 1, "image_id": 1}
@@ -97,12 +100,15 @@ def test_a_failed_step_is_undone_and_the_next_start_works(
 ) -> None:
     fake = getattr(netboot.provision.adapters, adapter)
     fake.faults["apply"] = fault
+    if fault is Fault.HANG:
+        netboot.settings.step_timeout_seconds = netboot.settings.dhcp_timeout_seconds = 0.5
     answer = operator.post(START, json=BODY)
     assert answer.status_code == 500, answer.text
     assert answer.json()["error"] == code
     assert answer.json()["detail"].startswith(f"Session start failed at step {step}: ")
     fake.faults["apply"] = Fault.OK
     fake.released.set()
+    netboot.settings.step_timeout_seconds = netboot.settings.dhcp_timeout_seconds = 30
     # A step that hung may still do its work, after its undo: the observer mends that too.
     late = time.monotonic() + 2 if fault is Fault.HANG else 0
     while time.monotonic() < late and not fake.observed():
@@ -113,6 +119,62 @@ def test_a_failed_step_is_undone_and_the_next_start_works(
     row = operator.get("/api/v1/sessions").json()["sessions"][0]
     assert row["status"] == "error" and row["error_code"] == code and row["ended_at"]
     assert operator.post(START, json=BODY).status_code == 201
+
+
+def test_a_script_that_cannot_be_rendered_fails_the_start_at_its_step(
+    operator: Client, netboot: Netboot, test_machine: Any, test_image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netboot.settings.portal_port = 0  # the SAN URI would name port 0
+    answer = operator.post(START, json=BODY)
+    assert (answer.status_code, answer.json()["error"]) == (500, "script_error")
+    assert answer.json()["detail"].startswith("Session start failed at step script: line ")
+    nothing_is_left(netboot)
+    assert operator.get("/api/v1/targets").json()["total"] == 0
+
+
+def test_an_undo_that_fails_leaves_work_for_the_observer(
+    operator: Client, netboot: Netboot, test_machine: Any, test_image: Image
+) -> None:
+    adapters = netboot.provision.adapters
+    adapters.dhcp.faults["apply"] = adapters.iscsi.faults["remove"] = Fault.RAISE
+    assert operator.post(START, json=BODY).json()["error"] == "dhcp_error"
+    assert not adapters.scripts.observed() and not adapters.disks.observed(), "one failing undo stops no other"
+    row = operator.get("/api/v1/sessions").json()["sessions"][0]
+    assert (row["status"], row["cleanup_pending"]) == ("error", True) and row["ended_at"]
+    adapters.dhcp.faults.clear(), adapters.iscsi.faults.clear()
+    netboot.observer.check(repair=True)
+    nothing_is_left(netboot)
+    row = operator.get(f"/api/v1/sessions/{row['id']}").json()
+    assert (row["status"], row["cleanup_pending"]) == ("error", False)
+    assert operator.post(START, json=BODY).status_code == 201
+
+
+def test_one_bad_entry_blocks_no_other_machine(
+    operator: Client, netboot: Netboot, test_machine: Any, test_image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contract section 11.4: the backend refuses the entry of machine 1 only."""
+    operator.post("/machines", json={"name": "ws-2", "mac_address": "020000000002"})
+    dhcp = netboot.provision.adapters.dhcp
+    real = dhcp.apply
+
+    def apply(entries: Sequence[Reservation]) -> None:
+        real([entry for entry in entries if entry.machine_id != 1])
+        if any(entry.machine_id == 1 for entry in entries):
+            raise BadReservations({1: "address 192.168.1.101 belongs to another client"})
+
+    monkeypatch.setattr(dhcp, "apply", apply)
+    bad = operator.post(START, json=BODY)
+    assert (bad.status_code, bad.json()["error"]) == (500, "dhcp_error")
+    assert "belongs to another client" in bad.json()["detail"]
+    started = operator.post(START, json={"machine_id": 2, "image_id": 1})
+    assert started.status_code == 201
+    with netboot.database.write() as session:
+        # As if machine 1 had been refused only now, with its session up.
+        session.scalars(select(BootSession).where(BootSession.machine_id == 1)).one().status = "starting"
+        session.scalars(select(BootSession).where(BootSession.machine_id == 1)).one().reserved = True
+    assert operator.post(f"/api/v1/sessions/{started.json()['session']['id']}/stop").status_code == 200
+    assert not dhcp.observed()
+    assert "belongs to another client" in operator.get("/api/v1/dhcp/status").json()["last_error"]
 
 
 def test_tftp_fault_names_the_step(operator: Client, netboot: Netboot, test_machine: Any, test_image: Image) -> None:
@@ -173,6 +235,120 @@ def test_stop_refusals(operator: Client, viewer: Client, test_session: dict[str,
         400,
         "Session must be active to stop. Current status: stopped",
     )
+
+
+def test_a_repeated_stop_keeps_what_the_first_was_to_keep(
+    operator: Client, netboot: Netboot, test_session: dict[str, Any]
+) -> None:
+    number = test_session["session"]["id"]
+    disks = netboot.provision.adapters.disks
+    disks.faults["remove"] = Fault.RAISE
+    assert operator.post(f"/api/v1/sessions/{number}/stop", json={"keep_overlay": True}).status_code == 500
+    disks.faults.clear()
+    assert operator.post(f"/api/v1/sessions/{number}/stop").status_code == 200
+    assert [path.suffix for path in (netboot.settings.overlay_dir / "kept").iterdir()] == [".qcow2"]
+
+
+def test_a_failed_stop_that_the_observer_finishes_ends_as_stopped(
+    operator: Client, netboot: Netboot, test_session: dict[str, Any]
+) -> None:
+    number = test_session["session"]["id"]
+    iscsi = netboot.provision.adapters.iscsi
+    iscsi.faults["remove"] = Fault.RAISE
+    assert operator.post(f"/api/v1/sessions/{number}/stop").status_code == 500
+    iscsi.faults.clear()
+    netboot.observer.check(repair=True)
+    session = operator.get(f"/api/v1/sessions/{number}").json()
+    assert (session["status"], session["cleanup_pending"]) == ("stopped", False)
+    nothing_is_left(netboot)
+
+
+def test_the_secret_of_an_earlier_session_opens_nothing(
+    operator: Client, netboot: Netboot, test_session: dict[str, Any]
+) -> None:
+    iscsi = netboot.provision.adapters.iscsi
+
+    def credentials(started: dict[str, Any]) -> tuple[str, str]:
+        return tuple(re.findall(r"^set (?:username|password) (\S+)$", started["boot_script"], re.MULTILINE))  # type: ignore[return-value]
+
+    def may_log_in(started: dict[str, Any], user: str, secret: str) -> bool:
+        details = started["iscsi_details"]
+        return bool(iscsi.log_in(details["target_iqn"], details["initiator_iqn"], user, secret))
+
+    first = credentials(test_session)
+    assert may_log_in(test_session, *first)
+    operator.post(f"/api/v1/sessions/{test_session['session']['id']}/stop")
+    again = operator.post(START, json=BODY).json()
+    second = credentials(again)
+    assert first[0] != second[0] and first[1] != second[1]
+    assert iscsi.accounts() == {second[0]}, "an account survives its target unless it is deleted"
+    assert not may_log_in(again, *first) and not may_log_in(again, second[0], first[1])
+    assert may_log_in(again, *second)
+
+
+def test_answer_of_a_start_is_the_contract_s(netboot: Netboot, test_session: dict[str, Any]) -> None:
+    """Contract section 5.5, field by field, with the names of section 3."""
+    assert set(test_session) == {"session", "target_info", "boot_script", "ipxe_script_url", "iscsi_details"}
+    session, info, details = test_session["session"], test_session["target_info"], test_session["iscsi_details"]
+    assert set(session) - {"boot_method", "transport"} == {
+        "id", "session_id", "machine_id", "target_id", "image_id", "session_type", "status", "boot_phase",
+        "user_notes", "started_at", "ended_at", "ready_time", "boot_duration_seconds", "duration_seconds",
+        "initiated_by", "created_by", "server_ip", "client_ip", "error_code", "error_message", "cleanup_pending",
+    }  # fmt: skip
+    suffix = session["session_id"].removeprefix("session-1-")
+    assert re.fullmatch("[0-9a-f]{8}", suffix)
+    iqn = f"iqn.2025-01.lab.labyard:target-machine-1-{suffix}"
+    initiator = "iqn.2025-01.lab.labyard:initiator-001122334455"
+    export = str(netboot.settings.overlay_dir / f"machine-1-{suffix}.raw")
+    created_at = info.pop("created_at")
+    assert created_at.endswith("Z") and session["started_at"].endswith("Z")
+    assert info == {
+        "target_id": f"machine-1-{suffix}",
+        "iqn": iqn,
+        "backstore": {"name": f"img-machine-1-{suffix}", "type": "fileio", "file_path": export, "size": GIB},
+        "lun": {"lun_id": 1, "iqn": iqn, "backstore_path": export},
+        "acl": {"iqn": iqn, "initiator_iqn": initiator},
+        "portal": {"iqn": iqn, "ip": "192.168.1.10", "port": 3260},
+        "image_path": str(netboot.settings.images_dir / "test.vhdx"),
+        "initiator_iqn": initiator,
+    }
+    assert details == {
+        "target_iqn": iqn,
+        "initiator_iqn": initiator,
+        "portal_ip": "192.168.1.10",
+        "portal_port": 3260,
+        "lun_id": 1,
+        "san_uri": f"iscsi:192.168.1.10::3260:1:{iqn}",
+        "chap_username": f"s-{suffix}",
+    }
+    assert (session["status"], session["cleanup_pending"], session["server_ip"]) == ("active", False, "192.168.1.10")
+    assert session["ended_at"] is session["ready_time"] is session["client_ip"] is session["error_code"] is None
+
+
+def test_lists_filters_and_single_sessions(
+    operator: Client, viewer: Client, netboot: Netboot, test_session: dict[str, Any]
+) -> None:
+    number = test_session["session"]["id"]
+    active = viewer.get("/api/v1/sessions/machine/1/active")
+    assert active.status_code == 200 and active.json()["id"] == number
+    assert viewer.get("/api/v1/sessions/machine/9/active").json()["detail"] == "Machine with ID 9 not found"
+    for query, total in (({"machine_id": 1}, 1), ({"machine_id": 2}, 0), ({"image_id": 1}, 1), ({"image_id": 2}, 0)):
+        assert viewer.get("/api/v1/sessions", params=query).json()["total"] == total, query
+    for query in ({"skip": -1}, {"limit": 0}, {"limit": 1001}, {"machine_id": "x"}):
+        assert viewer.get("/api/v1/sessions", params=query).status_code == 422, query
+    token = netboot.sessions.get(number).boot_token or ""
+    assert token and token not in viewer.get("/api/v1/sessions").text + viewer.get(f"/api/v1/sessions/{number}").text
+    for path in ("999", "999/events", str(2**40)):
+        answer = viewer.get(f"/api/v1/sessions/{path}")
+        assert (answer.status_code, answer.json()["error"]) == (404, "not_found"), path
+    assert operator.post("/api/v1/sessions/999/events", json={"type": "ipxe_load"}).status_code == 404
+    assert operator.post(f"/api/v1/sessions/{number}/events", json={"type": "nap"}).status_code == 422
+    assert viewer.post(f"/api/v1/sessions/{number}/events", json={"type": "ipxe_load"}).status_code == 403
+    assert viewer.post(START, json=BODY).json()["detail"] == "Operator privileges required"
+    assert viewer.http.get("/api/v1/sessions").status_code == 401
+    operator.post(f"/api/v1/sessions/{number}/stop")
+    gone = viewer.get("/api/v1/sessions/machine/1/active")
+    assert (gone.status_code, gone.json()["detail"]) == (404, "No active session found for machine 1")
 
 
 def test_keep_overlay_keeps_what_was_written(operator: Client, netboot: Netboot, test_session: dict[str, Any]) -> None:
@@ -286,13 +462,34 @@ class TestBootEvents:
             "boot_success",
             "iscsi_connect",
             "DHCP_REQUEST",
+            "boot_failed",
+            "tftp_request",
+            "iscsi_connect",
+            "boot_failed",
+            "ipxe_load",
         ):
             answer = operator.post(f"/api/v1/sessions/{number}/events", json={"type": kind})
             assert answer.status_code == 201, answer.text
             seen.append(self.phase(operator, test_session))
-        assert seen == ["dhcp", "tftp", "script", "iscsi", "iscsi", "booted", "booted", "dhcp"]
+        before_the_restart = ["dhcp", "tftp", "script", "iscsi", "iscsi", "booted", "booted", "dhcp"]
+        # "Try again" of the menu logs in anew; a TFTP request that is told late changes nothing.
+        assert seen == [*before_the_restart, "failed", "failed", "iscsi", "failed", "script"]
         everything = operator.get("/monitoring/boot-events", params={"type": "dhcp_request"}).json()
         assert everything["total"] >= 1 and everything["events"][0]["source"] == "operator"
+
+    def test_what_a_client_posts_is_kept_when_it_is_a_message(
+        self, service: TestClient, operator: Client, netboot: Netboot, test_session: dict[str, Any]
+    ) -> None:
+        url = self.url(netboot, test_session)
+        events = f"/api/v1/sessions/{test_session['session']['id']}/events"
+        for kind, given, kept in (
+            ("ipxe_load", {"json": {"message": "  two\nwords "}}, "two words"),
+            ("boot_failed", {"content": b"{" + b"x" * 10_000}, None),
+            ("boot_success", {"data": {"hostname": "ws-1"}}, None),
+        ):
+            answer = service.post(f"{url}/events/{kind}", **given)
+            assert (answer.status_code, answer.content) == (204, b"")
+            assert operator.get(events).json()["events"][0]["message"] == kept
 
     def test_after_stop_the_token_is_dead(
         self, service: TestClient, operator: Client, netboot: Netboot, test_session: Any

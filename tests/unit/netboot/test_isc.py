@@ -276,3 +276,14 @@ def test_ping_says_where_to_look(isc: Isc, host: Host) -> None:
     host.running = False
     with pytest.raises(AdapterError, match="systemctl status isc-dhcp-server"):
         isc.ping()
+
+
+def test_status_says_that_systemd_cannot_be_asked(isc: Isc, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(settings: Settings, unit: str) -> bool:
+        raise AdapterError("systemctl cannot be asked")
+
+    isc.apply([entry(1)])
+    monkeypatch.setattr(services, "unit_running", cannot)
+    status = isc.status()
+    assert (status.service_running, status.config_valid, status.machines_configured) == (None, True, 1)
+    assert status.error == "systemctl cannot be asked"

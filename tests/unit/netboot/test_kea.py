@@ -367,3 +367,47 @@ def test_status_never_raises(
     status = kea.status()
     assert (status.config_file_exists, status.config_valid, status.machines_configured) == (True, valid, None)
     assert str(error) in (status.error or "") and "is Kea running" in (status.error or "")
+
+
+def test_status_says_that_systemd_cannot_be_asked(
+    fake: FakeKea, kea: Kea, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kea._settings.service_manager = "systemd"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status = kea.status()
+    assert (status.service_running, status.machines_configured) == (None, 0)
+    assert "systemctl cannot be asked about kea-dhcp4-server" in (status.error or "")
+
+
+def test_without_a_service_manager_an_answer_is_the_sign_of_life(fake: FakeKea, kea: Kea) -> None:
+    kea._settings.service_manager = "process"
+    assert kea.status().service_running is True
+    kea._settings.kea_socket = kea._settings.kea_socket.with_name("nobody")
+    assert kea.status().service_running is False
+
+
+@pytest.mark.parametrize("answer", [b"", b"{", b"[1]"])
+def test_an_answer_that_is_none_is_said(tmp_path: Path, kea: Kea, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "kea"))
+        listening.listen()
+
+        def serve() -> None:
+            with listening.accept()[0] as stream:
+                stream.recv(1 << 16)
+                stream.sendall(answer)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        with pytest.raises(AdapterError, match="Kea did not answer config-get"):
+            kea.observed()
+        serving.join()
+
+
+def test_a_silent_kea_is_given_up(tmp_path: Path, kea: Kea) -> None:
+    kea._settings.dhcp_timeout_seconds = 0.1
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "kea"))
+        listening.listen()
+        with pytest.raises(AdapterError, match="in time"):
+            kea.observed()

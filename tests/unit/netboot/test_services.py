@@ -35,12 +35,9 @@ def put_systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) ->
         ("echo inactive; exit 3", False),
         ("echo activating; exit 3", False),
         ("echo failed; exit 3", False),
-        ("echo 'System has not been booted with systemd' >&2; exit 1", None),
     ],
 )
-def test_only_active_is_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, running: bool | None
-) -> None:
+def test_only_active_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, running: bool) -> None:
     put_systemctl(tmp_path, monkeypatch, script)
     assert services.unit_running(settings("systemd"), "tftpd-hpa") is running
     assert (tmp_path / "calls").read_text() == "is-active tftpd-hpa\n"
@@ -50,10 +47,18 @@ def test_a_hung_or_missing_systemctl_is_no_answer(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(services, "STATUS_SECONDS", 0.1)
     put_systemctl(tmp_path, monkeypatch, "exec sleep 5")
     begun = time.monotonic()
-    assert services.unit_running(settings("systemd"), "tgt") is None
+    with pytest.raises(AdapterError, match="timed out"):
+        services.unit_running(settings("systemd"), "tgt")
     assert time.monotonic() - begun < 1
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    assert services.unit_running(settings("systemd"), "tgt") is None
+    with pytest.raises(AdapterError, match="No such file"):
+        services.unit_running(settings("systemd"), "tgt")
+
+
+def test_a_systemctl_without_systemd_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_systemctl(tmp_path, monkeypatch, "echo 'System has not been booted with systemd' >&2; exit 1")
+    with pytest.raises(AdapterError, match="has not been booted with systemd"):
+        services.unit_running(settings("systemd"), "tgt")
 
 
 def test_a_restart_that_systemd_holds_back_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from labyard.netboot.adapters.reservations import is_ipv4
 from labyard.netboot.adapters.tftp import MARKER
 from labyard.netboot.models import BootMethod, Transport
 from labyard.netboot.names import iqn_error, san_uri, script_filename
@@ -134,31 +137,48 @@ def get_machine_script_filename(mac: str) -> str:
 
 def validate(text: str) -> list[ScriptError]:
     """All that is wrong in a machine or generic script; empty when it is good (contract section 7, Validator)."""
-    lines = text.splitlines()
+    lines = text.removesuffix("\n").split("\n")  # not splitlines: that would hide a carriage return
     errors = [
         ScriptError(number, "control_character", "control characters do not belong in a script")
         for number, line in enumerate(lines, 1)
-        if any((ord(character) < 32 and character != "\t") or ord(character) == 127 for character in line)
+        if any(unicodedata.category(character) == "Cc" and character != "\t" for character in line)
     ]
-    if not lines or not lines[0].startswith("#!ipxe"):
+    if not lines[0].startswith("#!ipxe"):
         errors.append(ScriptError(1, "no_shebang", "the first line must start with #!ipxe"))
-    labels = {line.strip()[1:] for line in lines if line.strip().startswith(":")}
-    items = {parts[1] for line in lines if len(parts := line.split()) > 1 and parts[0] == "item"}
-    for number, line in enumerate(lines, 1):
-        errors += _line_errors(number, line.strip(), labels, items)
-    return sorted(errors + _purpose_errors(text, lines), key=lambda error: error.line)
+    code = {number: line.strip() for number, line in enumerate(lines, 1) if not line.lstrip().startswith("#")}
+    labels = {line[1:] for line in code.values() if line.startswith(":")}
+    items = {item for line in code.values() if (item := _item(line.split()))}
+    for number, line in code.items():
+        if line and not line.startswith(":"):
+            errors += _line_errors(number, line, labels, items)
+    return sorted(errors + _purpose_errors(code), key=lambda error: error.line)
+
+
+def _item(words: list[str]) -> str:
+    """The label that a menu's entry leads to; empty for a line that is none, or that only parts entries."""
+    if words[:1] != ["item"] or "--gap" in words or "-g" in words:
+        return ""
+    rest = iter(words[1:])
+    for word in rest:
+        if word in ("--key", "-k", "--menu", "-m"):
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
 
 
 def _line_errors(number: int, line: str, labels: set[str], items: set[str]) -> list[ScriptError]:
-    if not line or line.startswith(("#", ":")):
-        return []
     errors = []
     words = line.split()
-    for command in (part.split()[0] for part in re.split(r"\|\||&&", line) if part.split()):
+    for at, command in enumerate(words):
+        if at and words[at - 1] not in ("||", "&&"):
+            continue  # an argument
         if command in _NOT_IN_ROM:
             errors.append(ScriptError(number, "unknown_command", f"{command} does not exist in the stock iPXE"))
-    if words[0] in _NEEDS_FALLBACK and "||" not in words:
-        errors.append(ScriptError(number, "no_fallback", f"{words[0]} needs `|| …`: a failing command ends the script"))
+        if command in _NEEDS_FALLBACK and "||" not in words[at:]:
+            errors.append(
+                ScriptError(number, "no_fallback", f"{command} needs `|| …`: a failing command ends the script")
+            )
     for goal in re.findall(r"\bgoto\s+(\S+)", line):
         wanted = items if goal == "${sel}" else {goal}
         for label in sorted(wanted - labels):
@@ -171,13 +191,12 @@ def _line_errors(number: int, line: str, labels: set[str], items: set[str]) -> l
     return errors
 
 
-def _purpose_errors(text: str, lines: list[str]) -> list[ScriptError]:
-    """A machine script hooks a SAN disk; a generic one chains to the machine's script."""
-    if "chain" in text and "tftp://" in text and "machines/" in text and "sanboot" not in text:
-        return []
-    hooks = [(number, line) for number, line in enumerate(lines, 1) if line.strip().startswith(("sanboot", "sanhook"))]
+def _purpose_errors(code: Mapping[int, str]) -> list[ScriptError]:
+    """A machine script hooks a SAN disk; a generic one chains to the machine's script. `code`: lines by number."""
+    hooks = [(number, line) for number, line in code.items() if line.startswith(("sanboot", "sanhook"))]
     if not hooks:
-        if any(line.startswith("kernel ") for line in lines):
+        chains = any(line.startswith("chain ") and "tftp://" in line and "machines/" in line for line in code.values())
+        if chains or any(line.startswith("kernel ") for line in code.values()):
             return []
         return [
             ScriptError(1, "no_boot", "neither a machine script (sanboot) nor a generic one (chain tftp://…machines/…)")
@@ -185,7 +204,7 @@ def _purpose_errors(text: str, lines: list[str]) -> list[ScriptError]:
     errors = []
     for number, line in hooks:
         match = _SAN.search(line)
-        if not match:
+        if not match or not is_ipv4(match["ip"]):
             errors.append(ScriptError(number, "bad_san_uri", "expected iscsi:<ip>::<port>:<lun in hex>:<target iqn>"))
             continue
         if not 0 < int(match["port"]) < 65536:

@@ -74,10 +74,9 @@ class Isc:
         """AdapterError when dhcpd does not run, or that cannot be found out."""
         if self._settings.service_manager == "none":
             return
-        running = services.unit_running(self._settings, self._settings.dhcp_unit)
-        if not running:
-            state = "does not run" if running is False else "cannot be asked about"
-            raise AdapterError(f"{self._settings.dhcp_unit} {state}; see `systemctl status {self._settings.dhcp_unit}`")
+        unit = self._settings.dhcp_unit
+        if not services.unit_running(self._settings, unit):
+            raise AdapterError(f"{unit} does not run; see `systemctl status {unit}`")
 
     def status(self) -> DhcpStatus:
         """Contract section 5.7."""
@@ -100,7 +99,12 @@ class Isc:
                 valid = False
             except AdapterError as error:
                 errors.append(str(error))
-        return DhcpStatus(running.result(), exists, valid, count, "; ".join(errors) or None)
+        service_running: bool | None = None
+        try:
+            service_running = running.result()
+        except AdapterError as error:
+            errors.append(str(error))
+        return DhcpStatus(service_running, exists, valid, count, "; ".join(errors) or None)
 
     def _read(self) -> str | None:
         try:

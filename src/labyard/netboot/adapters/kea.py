@@ -69,7 +69,7 @@ class Kea:
         """Contract section 5.7. The three questions are asked side by side, to keep within 2 s."""
         errors: list[str] = []
         with ThreadPoolExecutor(3) as pool:
-            running = pool.submit(self._running)
+            running = pool.submit(self._running, errors)
             valid = pool.submit(self._valid, errors)
             count = pool.submit(self._count, errors)
         return DhcpStatus(
@@ -80,14 +80,18 @@ class Kea:
             error="; ".join(errors) or None,
         )
 
-    def _running(self) -> bool | None:
+    def _running(self, errors: list[str]) -> bool | None:
         if self._settings.service_manager == "process":
             try:
                 self.ping()
             except AdapterError:
                 return False
             return True
-        return services.unit_running(self._settings, self._settings.dhcp_unit)
+        try:
+            return services.unit_running(self._settings, self._settings.dhcp_unit)
+        except AdapterError as error:
+            errors.append(str(error))
+            return None
 
     def _valid(self, errors: list[str]) -> tuple[bool, bool | None]:
         """Whether the file that Kea starts from is there, and whether Kea would take it."""
@@ -160,7 +164,9 @@ class Kea:
                 stream.connect(os.fspath(where))
                 stream.sendall(json.dumps(request).encode())
                 received = b"".join(iter(lambda: stream.recv(1 << 18), b""))
-            answer: dict[str, Any] = json.loads(received)
+            answer: Any = json.loads(received)
+            if not isinstance(answer, dict):
+                raise ValueError(f"its answer is no JSON object: {received[:100]!r}")
         except (FileNotFoundError, ConnectionRefusedError):
             raise AdapterError(f"nothing listens on {where}; is Kea running?") from None
         except TimeoutError:

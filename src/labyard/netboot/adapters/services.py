@@ -19,20 +19,21 @@ _PROGRAMS = {"kea-dhcp4-server": "kea-dhcp4", "isc-dhcp-server": "dhcpd", "tftpd
 
 
 def unit_running(settings: Settings, unit: str) -> bool | None:
-    """Whether a daemon runs; None when that cannot be found out. Never raises, answers within STATUS_SECONDS.
+    """Whether a daemon runs. AdapterError when that cannot be found out. Answers within STATUS_SECONDS.
 
     systemd: `systemctl is-active` prints `active`. process: a program of that name is there; `unit` is then the
-    distribution's unit name, or the program's own. none: always None.
+    distribution's unit name, or the program's own. none: always None, there is nobody to ask.
     """
     if settings.service_manager == "systemd":
         try:
             done = subprocess.run(
                 ["systemctl", "is-active", unit], capture_output=True, text=True, timeout=STATUS_SECONDS, check=False
             )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        # Without a systemd to talk to, systemctl says so on standard error and prints nothing.
-        return done.stdout.strip() == "active" if done.stdout.strip() else None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise AdapterError(f"systemctl cannot be asked about {unit}: {error}") from error
+        if not done.stdout.strip():  # without a systemd to talk to, systemctl says so on standard error
+            raise AdapterError(f"systemctl does not say whether {unit} runs: {done.stderr.strip()[:200]}")
+        return done.stdout.strip() == "active"
     if settings.service_manager == "process":
         return bool(processes(unit))
     return None

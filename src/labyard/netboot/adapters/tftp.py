@@ -11,14 +11,17 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from labyard.core.adapter import AdapterError
 from labyard.netboot.adapters.services import unit_running
 from labyard.netboot.names import mac_of_script
 from labyard.netboot.settings import Settings
+
+T = TypeVar("T")
 
 MACHINES, BOOT = "machines", "boot"
 MARKER = "# Labyard netboot: "  # second line of a script of ours
@@ -61,7 +64,9 @@ class Scripts:
         """Make the folders, and the generic script that machines without a session get. AdapterError."""
         try:
             for folder in (self._root, self._root / MACHINES, self._root / BOOT):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+                if not folder.exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    folder.chmod(0o755)  # the TFTP server reads as another user, whatever this process's umask
             with _folder(self._root) as root:
                 if _read(root, "boot.ipxe") != generic:
                     _write(root, "boot.ipxe", generic)
@@ -158,24 +163,24 @@ class Scripts:
         problems: list[str] = []
         folders = {name: (self._root / name).is_dir() for name in ("", MACHINES, BOOT)}
         problems += [f"{self._root / name} is not there" for name, there in folders.items() if not there]
-        scripts = boot_files = None
-        try:
-            scripts = len(self.observed()) if folders[MACHINES] else 0
-            boot_files = (
-                sum(1 for entry in os.scandir(self._root / BOOT) if entry.is_file(follow_symlinks=False))
-                if folders[BOOT]
-                else 0
-            )
-        except (OSError, AdapterError) as error:
-            problems.append(str(error))
-        running: bool | None = None
-        try:
-            running = unit_running(self._settings, self._settings.tftp_unit)
-        except Exception as error:
-            problems.append(str(error))
+
+        def fact(find: Callable[[], T]) -> T | None:
+            try:
+                return find()
+            except (OSError, AdapterError) as error:
+                problems.append(str(error))
+                return None
+
+        scripts = fact(lambda: len(self.observed())) if folders[MACHINES] else 0
+        boot_files = fact(self._count_boot_files) if folders[BOOT] else 0
+        running = fact(lambda: unit_running(self._settings, self._settings.tftp_unit))
         return TftpStatus(
             running, folders[""], folders[MACHINES], folders[BOOT], scripts, boot_files, "; ".join(problems) or None
         )
+
+    def _count_boot_files(self) -> int:
+        with os.scandir(self._root / BOOT) as entries:
+            return sum(1 for entry in entries if entry.is_file(follow_symlinks=False))
 
 
 def extract_mac_from_filename(filename: str) -> str | None:

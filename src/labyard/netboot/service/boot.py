@@ -32,7 +32,7 @@ PHASE_OF = {
     BootEventType.BOOT_SUCCESS: BootPhase.BOOTED,
     BootEventType.BOOT_FAILED: BootPhase.FAILED,
 }
-_ORDER = [BootPhase.WAITING, BootPhase.DHCP, BootPhase.TFTP, BootPhase.SCRIPT, BootPhase.ISCSI, BootPhase.BOOTED]
+_ORDER = list(BootPhase)
 # A client that asks for an address or loads its script has begun anew.
 _RESTARTS = {BootEventType.DHCP_REQUEST, BootEventType.IPXE_LOAD}
 
@@ -119,7 +119,9 @@ class Boots:
         phase = PHASE_OF[kind]
         before = BootPhase(boot.boot_phase)
         anew = kind in _RESTARTS and restarts
-        if anew or BootPhase.FAILED in (phase, before) or _ORDER.index(phase) > _ORDER.index(before):
+        # "Try again" in the menu logs in once more without loading the script again.
+        again = before == BootPhase.FAILED and phase in (BootPhase.ISCSI, BootPhase.BOOTED)
+        if anew or again or _ORDER.index(phase) > _ORDER.index(before):
             boot.boot_phase = phase
         if anew and before in (BootPhase.BOOTED, BootPhase.FAILED, BootPhase.ISCSI):
             machine.is_online = False

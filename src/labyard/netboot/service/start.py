@@ -71,7 +71,7 @@ class Starts:
         if left is not None and left.status == SessionStatus.ERROR:
             with self._db.write() as session:
                 boot = session.get_one(BootSession, left.id)
-                boot.status, boot.ending_as = SessionStatus.STOPPING, SessionStatus.ERROR
+                boot.status = SessionStatus.STOPPING
             self._stops.tear_down(left.id)
 
     def _insert(self, given: SessionStart, user_id: int, username: str) -> Parts:
@@ -214,6 +214,7 @@ class Starts:
             boot.error_code = failure.step.code
             boot.error_message = detail
             boot.cleanup_pending = bool(failure.left_over)
+            boot.ending_as = SessionStatus.ERROR
             boot.reserved = False
             target = session.get_one(Target, boot.target_id)
             if failure.left_over:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from sqlalchemy import update
 
 from labyard.core import audit
@@ -37,13 +39,26 @@ class Stops:
                         400, "session_error", f"Session must be active to stop. Current status: {boot.status}"
                     )
                 boot.status = SessionStatus.STOPPING
-                boot.keep_overlay = keep_overlay
+                boot.keep_overlay |= keep_overlay  # a stop that is repeated keeps what the first was to keep
                 boot.ending_as = SessionStatus.STOPPED
                 boot.reserved = False
             if failed := self.tear_down(session_id):
                 step, reason = failed[0]
                 raise ServiceError(500, step.code, _stop_failure(step, reason))
         return boot
+
+    def end_if_idle(self, session_id: int, limit: timedelta) -> bool:
+        """Take an active session down, as `timeout`, when its last sign of life is older than `limit`.
+
+        Asked under the machine's lock: since the caller looked it may have been stopped, or its machine been seen.
+        """
+        with self._locks(self._sessions.get(session_id).machine_id):
+            boot = self._sessions.get(session_id)
+            if boot.status != SessionStatus.ACTIVE or now() - (boot.last_activity or boot.started_at) <= limit:
+                return False
+            self.begin_ending(session_id, SessionStatus.TIMEOUT)
+            self.tear_down(session_id)
+        return True
 
     def begin_ending(self, session_id: int, ending_as: SessionStatus) -> None:
         """Mark a running session for its end by the service itself (idle, or interrupted start)."""

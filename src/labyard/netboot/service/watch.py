@@ -122,7 +122,5 @@ class Watch:
             with self._db.write() as session:
                 session.get_one(BootSession, boot.id).last_activity = now()
             return
-        if now() - (boot.last_activity or boot.started_at) > timedelta(seconds=limit):
-            log.info("session is idle", session=boot.session_id, seconds=limit)
-            self._stops.begin_ending(boot.id, SessionStatus.TIMEOUT)
-            self._stops.tear_down(boot.id)
+        if self._stops.end_if_idle(boot.id, timedelta(seconds=limit)):
+            log.info("session was idle", session=boot.session_id, seconds=limit)
