@@ -34,7 +34,7 @@ lint: bootstrap ## ruff, mypy, yamllint, ansible-lint
 	@scripts/lint
 
 unit: bootstrap ## unit tests: no daemon needed
-	@pytest -q tests/unit
+	@pytest -q -n 2 tests/unit
 
 test-fast: lint unit ## lint and unit tests, under a minute
 
