@@ -36,7 +36,7 @@ lint: bootstrap ## ruff, mypy, yamllint, ansible-lint
 unit: bootstrap ## unit tests: no daemon needed
 	@pytest -q -n 2 tests/unit
 
-test-fast: bootstrap ## lint and unit tests side by side, under a minute
+test-fast: bootstrap ## lint and unit tests, side by side
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint unit
 
 molecule: bootstrap ## one role by itself: make molecule ROLE=dhcp
