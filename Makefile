@@ -34,15 +34,16 @@ lint: bootstrap ## ruff, mypy, yamllint, ansible-lint
 	@scripts/lint
 
 unit: bootstrap ## unit tests: no daemon needed
-	@pytest -q tests/unit
+	@pytest -q -n 2 tests/unit
 
-test-fast: lint unit ## lint and unit tests, under a minute
+test-fast: bootstrap ## lint and unit tests, side by side
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint unit
 
 molecule: bootstrap ## one role by itself: make molecule ROLE=dhcp
 	@test -n "$(ROLE)" || { echo "say which role: make molecule ROLE=dhcp"; ls molecule | grep -v shared; exit 2; }
 	@$(ANSIBLE) molecule test -s $(ROLE)
 
-test: bootstrap ## all of it: lint, unit, Molecule for every role, the lab, testinfra, flows, faults
+test: bootstrap ## all of it: lint, unit, integration, the lab, Molecule for every role, testinfra, flows, faults
 	@scripts/test
 
 bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +37,7 @@ class Connection:
         self.password = password
         self._file = token_file(self.url, user, password, cache) if cache else None
         self._token = _kept_token(self._file)
-        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(timeout, connect=5))
+        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(timeout, connect=5), verify=_tls())
 
     def close(self) -> None:
         self._http.close()
@@ -125,6 +127,12 @@ class Connection:
             return body
         code = body.get("error", "") if isinstance(body, dict) else ""
         raise NetbootError(error_text(answer.status_code, body, answer.headers), answer.status_code, code)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all: reading the certificate authorities takes longer than a request."""
+    return httpx.create_ssl_context()
 
 
 def error_text(status: int, body: Any, headers: Mapping[str, str]) -> str:

@@ -74,7 +74,7 @@ class Client:
 
 
 @pytest.fixture
-def make_service(settings: Settings) -> Iterator[Callable[[], TestClient]]:
+def make_service(settings: Settings, quick_hashes: None) -> Iterator[Callable[[], TestClient]]:
     """Starts the service; called again, it is the service after a restart."""
     running: list[TestClient] = []
 

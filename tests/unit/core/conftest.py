@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -108,16 +109,25 @@ def settings(tmp_path: Path) -> ServiceSettings:
     return ServiceSettings(state_dir=tmp_path, secret_key="k" * 40)
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/core.db")
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with all tables, to be copied: making them takes as long as many a test."""
+    path = tmp_path_factory.mktemp("database") / "core.db"
+    database = Database(f"sqlite:///{path}")
     Base.metadata.create_all(database.engine)
+    database.close()
+    return path
+
+
+@pytest.fixture
+def database(tmp_path: Path, empty_database: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
     yield database
     database.close()
 
 
 @pytest.fixture
-def auth(database: Database, settings: ServiceSettings, clock: Clock) -> Auth:
+def auth(database: Database, settings: ServiceSettings, clock: Clock, quick_hashes: None) -> Auth:
     return Auth(database, settings, "labyard-netboot", clock)
 
 

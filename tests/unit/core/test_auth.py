@@ -112,6 +112,7 @@ class TestLogin:
         answer = post_login(client, "a-viewer", GOOD_PASSWORD)
         assert (answer.status_code, answer.json()["detail"]) == (401, FAILED)
 
+    @pytest.mark.costly_hashes
     def test_an_unknown_name_takes_as_long_as_a_known_one(self, auth: Auth) -> None:
         auth.ensure_admin()
 
@@ -328,6 +329,7 @@ class TestLock:
         with database.read() as session:
             assert session.scalar(select(func.count()).select_from(LoginFailure)) <= 20
 
+    @pytest.mark.costly_hashes
     def test_wrong_logins_do_not_hold_up_other_requests(self, client: TestClient, login: Login) -> None:
         headers = login()
         threads = [

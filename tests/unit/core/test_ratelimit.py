@@ -143,11 +143,16 @@ class TestWithRedis:
         yield process
         process.kill()
         process.wait()
+        assert not list(tmp_path.glob("*.rdb")), "redis-server saved its data"
 
     @staticmethod
     def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
-        arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-        process = subprocess.Popen(["redis-server", *arguments], executable=REDIS, stdout=subprocess.DEVNULL)
+        """A server that keeps nothing. It runs in `folder`, too, so that nothing of it is ever in the checkout."""
+        arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        arguments += ["--save", "", "--appendonly", "no"]
+        process = subprocess.Popen(
+            ["redis-server", *arguments], executable=REDIS, cwd=folder, stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with socket.socket() as probe:

@@ -86,7 +86,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_hashes: None) -> Iterator[Service]:
     """The service, and an environment in which tokens are kept below tmp_path."""
     for name in [name for name in os.environ if name.startswith("LABYARD_")]:
         monkeypatch.delenv(name)
