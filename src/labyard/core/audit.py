@@ -10,8 +10,7 @@ from labyard.core.context import caller
 from labyard.core.models import AuditLog, Severity
 
 
-def record(
-    session: Session,
+def entry(
     action: str,
     message: str,
     *,
@@ -21,21 +20,24 @@ def record(
     new: dict[str, Any] | None = None,
     status_code: int | None = None,
     username: str | None = None,
-) -> None:
-    """Add one row, in the caller's transaction. `resource` is (type, id). Values must be JSON and free of secrets."""
+) -> AuditLog:
+    """One row, of the caller of now. `resource` is (type, id). Values must be JSON and free of secrets."""
     who = caller()
-    session.add(
-        AuditLog(
-            action=action,
-            severity=severity,
-            username=username or who.username,
-            ip_address=who.address,
-            request_id=who.request_id,
-            resource_type=resource[0] if resource else None,
-            resource_id=str(resource[1]) if resource else None,
-            message=message,
-            old_values=old,
-            new_values=new,
-            status_code=status_code,
-        )
+    return AuditLog(
+        action=action,
+        severity=severity,
+        username=username or who.username,
+        ip_address=who.address,
+        request_id=who.request_id,
+        resource_type=resource[0] if resource else None,
+        resource_id=str(resource[1]) if resource else None,
+        message=message,
+        old_values=old,
+        new_values=new,
+        status_code=status_code,
     )
+
+
+def record(session: Session, action: str, message: str, **more: Any) -> None:
+    """Add one row, in the caller's transaction. `more` is as in `entry`."""
+    session.add(entry(action, message, **more))

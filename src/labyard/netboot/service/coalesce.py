@@ -8,34 +8,35 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Coalesced(Generic[Item]):
-    """Calling it returns after a run that was given the item. A run that fails raises for all who shared it."""
+class Coalesced(Generic[Item, Result]):
+    """Calling it answers what a run answered that was given the item. A run that fails raises for all who shared it."""
 
-    def __init__(self, work: Callable[[Sequence[Item]], object]) -> None:
+    def __init__(self, work: Callable[[Sequence[Item]], Result]) -> None:
         self._work = work
         self._turn = threading.Lock()
         self._guard = threading.Lock()
-        self._waiting: list[tuple[Item, Future[None]]] = []
+        self._waiting: list[tuple[Item, Future[Result]]] = []
 
-    def __call__(self, item: Item) -> None:
-        mine: Future[None] = Future()
+    def __call__(self, item: Item) -> Result:
+        mine: Future[Result] = Future()
         with self._guard:
             self._waiting.append((item, mine))
         with self._turn:
             if not mine.done():
                 self._run()
-        mine.result()
+        return mine.result()
 
     def _run(self) -> None:
         with self._guard:
             taken, self._waiting = self._waiting, []
         try:
-            self._work([item for item, _ in taken])
+            result = self._work([item for item, _ in taken])
         except Exception as error:
             for _, future in taken:
                 future.set_exception(error)
         else:
             for _, future in taken:
-                future.set_result(None)
+                future.set_result(result)

@@ -26,7 +26,7 @@ class Reservations:
         self._db = database
         self._settings = settings
         self._dhcp = dhcp
-        self._apply_shared = Coalesced[None](lambda _: self._apply())
+        self._apply_shared = Coalesced[None, None](lambda _: self._apply())
         self._refused: dict[int, str] = {}
         self.last_reload: datetime | None = None
         self.last_error: str | None = None

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from labyard.core import audit
 from labyard.core.clock import now
 from labyard.core.errors import ServiceError, invalid, not_found
-from labyard.core.models import Severity
+from labyard.core.models import AuditLog, Severity
 from labyard.core.steps import Step, StepFailed, run_steps
 from labyard.netboot import names
 from labyard.netboot.adapters.seed import user_data_problem
@@ -54,6 +54,7 @@ class Starts:
         self._locks = shared.locks
         self._stops = stops
         self._record = Coalesced(self._write_progress)
+        self._make_active = Coalesced(self._write_active)
 
     def start(self, given: SessionStart, user_id: int, username: str) -> Started:
         """Give a machine its disk. When this returns the machine can boot. ServiceError says what stands in the way;
@@ -188,22 +189,31 @@ class Starts:
 
     def _activate(self, parts: Parts, done: list[str]) -> None:
         boot = parts.boot
-        starting = update(BootSession).where(BootSession.id == boot.id, BootSession.status == SessionStatus.STARTING)
-        with self._db.write() as session:
-            active = starting.values(status=SessionStatus.ACTIVE, completed_steps=done).returning(BootSession.id)
-            if session.scalar(active) is None:
-                raise RuntimeError("the session was ended while it was starting")
-            session.execute(update(Target).where(Target.id == boot.target_id).values(status=TargetStatus.ACTIVE))
-            session.execute(update(Image).where(Image.id == boot.image_id).values(last_used=now()))
-            audit.record(
-                session,
-                "session_started",
-                f"session {boot.session_id} started on machine {parts.machine.name} from image {parts.image.name}",
-                resource=("session", boot.id),
-                new={"machine_id": boot.machine_id, "image_id": boot.image_id, "session_type": boot.session_type},
-                status_code=201,
-            )
+        entry = audit.entry(
+            "session_started",
+            f"session {boot.session_id} started on machine {parts.machine.name} from image {parts.image.name}",
+            resource=("session", boot.id),
+            new={"machine_id": boot.machine_id, "image_id": boot.image_id, "session_type": boot.session_type},
+            status_code=201,
+        )
+        if boot.id not in self._make_active((boot, list(done), entry)):
+            raise RuntimeError("the session was ended while it was starting")
         boot.status, boot.completed_steps = SessionStatus.ACTIVE, list(done)
+
+    def _write_active(self, rows: Sequence[tuple[BootSession, list[str], AuditLog]]) -> set[int]:
+        """Ids of those that are active now: one transaction for all that come to their last step at this moment."""
+        wanted = BootSession.id.in_([boot.id for boot, _, _ in rows]), BootSession.status == SessionStatus.STARTING
+        steps = rows[0][1]  # whoever comes here has done the same
+        with self._db.write() as session:
+            change = update(BootSession).where(*wanted).values(status=SessionStatus.ACTIVE, completed_steps=steps)
+            active = set(session.scalars(change.returning(BootSession.id)))
+            done = [(boot, entry) for boot, _, entry in rows if boot.id in active]
+            targets = Target.id.in_([boot.target_id for boot, _ in done])
+            session.execute(update(Target).where(targets).values(status=TargetStatus.ACTIVE))
+            images = Image.id.in_({boot.image_id for boot, _ in done})
+            session.execute(update(Image).where(images).values(last_used=now()))
+            session.add_all(entry for _, entry in done)
+        return active
 
     def _failed_start(self, parts: Parts, failure: StepFailed) -> ServiceError:
         detail = f"Session start failed at step {failure.step.name}: {failure.reason}"

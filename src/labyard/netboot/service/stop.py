@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import update
 
 from labyard.core import audit
 from labyard.core.clock import now
 from labyard.core.errors import ServiceError
-from labyard.core.models import Severity
+from labyard.core.models import AuditLog, Severity
 from labyard.core.steps import Step, run_all
 from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, Target, TargetStatus
+from labyard.netboot.service.coalesce import Coalesced
 from labyard.netboot.service.provision import DHCP, ISCSI, STORAGE, TFTP
 from labyard.netboot.service.sessions import Parts, Sessions
 from labyard.netboot.service.shared import Shared
+
+ACTIONS = {SessionStatus.STOPPED: "session_stopped", SessionStatus.TIMEOUT: "session_timeout"}
 
 
 class Stops:
@@ -26,6 +31,7 @@ class Stops:
         self._metrics = shared.metrics
         self._locks = shared.locks
         self._sessions = sessions
+        self._write_end = Coalesced(self._write_ends)
 
     def stop(self, session_id: int, keep_overlay: bool = False) -> BootSession:
         """Take a machine's disk away. Every step runs, also after one that failed; then the session says so."""
@@ -92,32 +98,31 @@ class Stops:
         return failed
 
     def _end(self, parts: Parts, failed: list[tuple[Step, str]]) -> None:
+        boot = parts.boot
+        status = SessionStatus.ERROR if failed else SessionStatus(boot.ending_as)
+        message = _stop_failure(*failed[0]) if failed else f"session {boot.session_id} {status}"
+        values = {"id": boot.id, "status": status, "ended_at": boot.ended_at or now(), "cleanup_pending": bool(failed)}
+        if failed:
+            values |= {"error_code": failed[0][0].code, "error_message": message, "retry_count": boot.retry_count + 1}
+        entry = audit.entry(
+            ACTIONS.get(status, "session_error"),
+            message,
+            severity=Severity.ERROR if failed else Severity.INFO,
+            resource=("session", boot.id),
+            new={"machine_id": boot.machine_id, "status": status},
+            status_code=500 if failed else 200,
+        )
+        self._write_end((boot, values, entry))
+
+    def _write_ends(self, rows: Sequence[tuple[BootSession, dict[str, Any], AuditLog]]) -> None:
+        """One transaction for all that end at this moment."""
+        clean = [boot.target_id for boot, values, _ in rows if not values["cleanup_pending"]]
+        machines = {boot.machine_id for boot, _, _ in rows}
         with self._db.write() as session:
-            boot = session.get_one(BootSession, parts.boot.id)
-            boot.cleanup_pending = bool(failed)
-            boot.ended_at = boot.ended_at or now()
-            if failed:
-                step, reason = failed[0]
-                boot.status = SessionStatus.ERROR
-                boot.error_code = step.code
-                boot.error_message = _stop_failure(step, reason)
-                boot.retry_count += 1
-            else:
-                boot.status = boot.ending_as
-                session.execute(update(Target).where(Target.id == boot.target_id).values(status=TargetStatus.INACTIVE))
-            session.execute(update(Machine).where(Machine.id == boot.machine_id).values(is_online=False))
-            action = {SessionStatus.STOPPED: "session_stopped", SessionStatus.TIMEOUT: "session_timeout"}.get(
-                SessionStatus(boot.status), "session_error"
-            )
-            audit.record(
-                session,
-                action,
-                boot.error_message if failed and boot.error_message else f"session {boot.session_id} {boot.status}",
-                severity=Severity.ERROR if failed else Severity.INFO,
-                resource=("session", boot.id),
-                new={"machine_id": boot.machine_id, "status": boot.status},
-                status_code=500 if failed else 200,
-            )
+            session.execute(update(BootSession), [values for _, values, _ in rows])
+            session.execute(update(Target).where(Target.id.in_(clean)).values(status=TargetStatus.INACTIVE))
+            session.execute(update(Machine).where(Machine.id.in_(machines)).values(is_online=False))
+            session.add_all(entry for _, _, entry in rows)
 
 
 def _stop_failure(step: Step, reason: str) -> str:
