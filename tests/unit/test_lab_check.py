@@ -16,6 +16,7 @@ def inventory(**changes: Any) -> dict[str, Any]:
         "hosts": {"boot1": "10.77.0.2", "vmhost1": "10.77.0.3"},
         "machines": [MACHINE],
         "disks": [{"machine": "m1", "iqn": "iqn.2025-01.lab.labyard:target-m1"}],
+        "dhcp": "kea",
         "supernet": "10.77.0.0/16",
         "segment": "10.77.0.0/17",
         "networks": [
@@ -43,6 +44,7 @@ def test_a_right_inventory_passes(check: Any) -> None:
         ({"hosts": {"vmhost1": "10.99.0.1"}}, "lab_address of vmhost1: 10.99.0.1 is not a host address of the segment"),
         ({"hosts": {"vmhost1": "10.77.0.300"}}, "lab_address of vmhost1: '10.77.0.300' is not an IPv4 address"),
         ({"hosts": {"vmhost1": "10.77.1.1"}}, "address 10.77.1.1 is used twice"),
+        ({"dhcp": "dnsmasq"}, "lab_dhcp: 'dnsmasq' is neither kea nor isc"),
         ({"supernet": "10.77.0.0/33"}, "lab_supernet: '10.77.0.0/33' is not an IPv4 network"),
         ({"supernet": "10.80.0.0/16"}, "is not inside lab_supernet"),
         ({"disks": [{"machine": "m1", "iqn": "iqn.2025-01.lab:a_b"}]}, "lab_machines[m1].iqn: 'iqn.2025-01.lab:a_b'"),

@@ -36,6 +36,10 @@ options:
     type: list
     elements: dict
     default: []
+  dhcp:
+    description: C(lab_dhcp).
+    type: str
+    default: kea
   supernet:
     description: C(lab_supernet).
     type: str
@@ -150,6 +154,8 @@ def check_inventory(given: dict[str, Any]) -> list[str]:
             found.append(
                 f"group {group}: no playbook knows it, so nothing would be set up there; known groups: {known}"
             )
+    if given["dhcp"] not in ("kea", "isc"):
+        found.append(f"lab_dhcp: {given['dhcp']!r} is neither kea nor isc")
     supernet, segment = network(given["supernet"]), network(given["segment"])
     if supernet is None or segment is None:
         name = "lab_supernet" if supernet is None else "lab_segment.subnet"
@@ -240,6 +246,7 @@ def main() -> None:
             "hosts": {"type": "dict", "required": True},
             "machines": {"type": "list", "elements": "dict", "required": True},
             "disks": {"type": "list", "elements": "dict", "default": []},
+            "dhcp": {"type": "str", "default": "kea"},
             "supernet": {"type": "str", "required": True},
             "networks": {"type": "list", "elements": "dict", "default": []},
             "segment": {"type": "str", "required": True},
