@@ -55,6 +55,8 @@ def test_a_right_inventory_passes(check: Any) -> None:
         ),
         ({"machines": [MACHINE | {"disk": "none"}]}, "lab_machines[m1].disk: 'none' is neither own nor session"),
         ({"machines": [MACHINE | {"firmware": "efi"}]}, "lab_machines[m1].firmware: 'efi' is neither bios nor uefi"),
+        ({"machines": [MACHINE | {"network_boot": "tftp"}]}, "lab_machines[m1].network_boot: 'tftp' is neither"),
+        ({"machines": [MACHINE | {"network_boot": "http"}]}, "lab_machines[m1].network_boot: only firmware uefi boots"),
         ({"machines": [MACHINE | {"vm_host": "nobody"}]}, "lab_machines[m1].vm_host: no lab host is named 'nobody'"),
         ({"machines": [MACHINE | {"name": "M 1"}]}, "lab_machines[M 1].name: use"),
         ({"machines": [{"name": "m1"}]}, "lab_machines[m1].mac: is missing"),

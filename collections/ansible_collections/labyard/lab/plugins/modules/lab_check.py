@@ -140,6 +140,10 @@ def check_machine(machine: dict[str, Any], hosts: dict[str, str], segment: ipadd
         found.append(f"{where}.vm_host: no lab host is named {machine['vm_host']!r}; there are {', '.join(hosts)}")
     if machine.get("firmware", "bios") not in ("bios", "uefi"):
         found.append(f"{where}.firmware: {machine['firmware']!r} is neither bios nor uefi")
+    if machine.get("network_boot", "pxe") not in ("pxe", "http"):
+        found.append(f"{where}.network_boot: {machine['network_boot']!r} is neither pxe nor http")
+    elif machine.get("network_boot") == "http" and machine.get("firmware", "bios") != "uefi":
+        found.append(f"{where}.network_boot: only firmware uefi boots by http")
     if machine.get("disk", "own") not in ("own", "session"):
         found.append(f"{where}.disk: {machine['disk']!r} is neither own nor session")
     return found
