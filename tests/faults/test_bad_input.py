@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import ROOT, Inventory
+from second_lab import ROOT, Inventory
 
 Snapshot = Callable[[], dict[str, set[str]]]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import ROOT, Inventory
+from second_lab import ROOT, Inventory
 
 from labyard.testing import DhcpProbe, TftpProbe
 

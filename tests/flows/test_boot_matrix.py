@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from itertools import cycle, product
-from typing import Any
 
 import pytest
 
-from labyard.lab import LabHost
+from labyard.lab import Lab, LabHost
 from labyard.testing import NetbootApi, PoweredMachine
 
 BOOT_SECONDS = 120
@@ -26,7 +25,7 @@ CELLS = [
 
 @pytest.mark.parametrize(("name", "transport", "method", "form"), CELLS)
 def test_cell(
-    lab: Any, netboot_api: NetbootApi, boot_host: LabHost, name: str, transport: str, method: str, form: str
+    lab: Lab, netboot_api: NetbootApi, boot_host: LabHost, name: str, transport: str, method: str, form: str
 ) -> None:
     path = str(boot_host.value("boot_image_path")).removesuffix("raw") + form
     image = netboot_api.image_id(path, "labyard-boot" if form == "raw" else f"labyard-boot-{form}")
@@ -58,3 +57,25 @@ def test_cell(
         if method != "sanboot":
             assert ("/vmlinuz" in fetched_by_tftp) == (transport == "tftp")
     assert boot_host.check("sha256sum %s", path) == before, "the base image was written"
+
+
+def test_firmware_that_boots_over_http(lab: Lab, netboot_api: NetbootApi, boot_host: LabHost) -> None:
+    """UEFI HTTP boot: OVMF fetches iPXE from the service itself, and nothing comes by TFTP."""
+    machine = PoweredMachine(lab, lab.machines["s5"])
+    image = netboot_api.image_id(str(boot_host.value("boot_image_path")), "labyard-boot")
+    with netboot_api.session(netboot_api.machine_id(machine.machine), image, transport="http") as started:
+        try:
+            machine.power_on()
+            session = netboot_api.wait_for_phase(started["session"]["id"], "booted", BOOT_SECONDS)
+            console = machine.wait_for("done", BOOT_SECONDS)
+        finally:
+            machine.power_off()
+        assert (console.reports["done"], console.reports["firmware"]) == ("ok", "uefi")
+        assert console.reports["ibft.target"] == started["iscsi_details"]["target_iqn"]
+        assert "Start HTTP Boot over IPv4" in console.plain
+        assert {event["type"] for event in netboot_api.events(session["id"])} == {
+            "dhcp_request",
+            "ipxe_load",
+            "iscsi_connect",
+            "boot_success",
+        }

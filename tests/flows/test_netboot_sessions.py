@@ -102,7 +102,7 @@ class TestOneSession:
 
 
 def test_curl_steps_of_the_requirement(netboot_api: NetbootApi, boot_host: LabHost, image: int) -> None:
-    """Steps 1, 2 and 4 as they stand there, with its machine; step 3 is for ISC (the checks of the role dhcp_isc)."""
+    """Steps 1, 2 and 4 as they stand there, with its machine; step 3 is for ISC (test_isc_dhcp.py)."""
     token = netboot_api.http.headers["Authorization"]
     machine = {"name": "workstation", "mac_address": "00:11:22:33:44:55", "boot_mode": "bios"}
     number = netboot_api.must("POST", "/machines", json=machine)["id"]

@@ -49,6 +49,8 @@ class TestApplied:
         assert lease.next_server == host.value("dhcp_isc_subnets")[0]["next_server"]
 
     def test_a_session_s_entry_is_served_and_was_left_alone(self, host: LabHost, dhcp_probe: DhcpProbe) -> None:
+        if host.name != "subject":
+            pytest.skip("only the role's own scenario puts an entry there")
         section = host.shell.file("/etc/dhcp/dhcpd.conf").content_string.split("# BEGIN labyard netboot\n")[1]
         assert re.match(r"host session \{.*\}\n# END labyard netboot", section)
         script = dhcp_probe.exchange(SESSION, arch=0, user_class="iPXE")

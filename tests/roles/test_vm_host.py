@@ -37,9 +37,24 @@ class TestApplied:
         fact = json.loads(host.check("cat /etc/ansible/facts.d/labyard_vm_host.fact"))
         assert fact["accel"] in {"kvm", "tcg"} and fact["reason"]
 
+    def test_libvirt_asks_qemu_once_what_it_can_do(self, host: LabHost) -> None:
+        if host.shell.file("/dev/kvm").exists:
+            host.check("setpriv --reuid libvirt-qemu --init-groups test -w /dev/kvm")
+        # It would ask again at every step if it found the answer that it keeps out of date.
+        host.check("virsh domcapabilities --virttype qemu")
+        kept = "stat --format %z /var/cache/libvirt/qemu/capabilities/*"
+        before = host.check(kept)
+        host.check("virsh domcapabilities --virttype qemu")
+        assert host.check(kept) == before
+
 
 class TestRemoved:
     def test_nothing_is_left(self, host: LabHost) -> None:
-        assert_gone(host, "vm_host", "/etc/systemd/system/labyard-bridge.service")
+        assert_gone(
+            host,
+            "vm_host",
+            "/etc/systemd/system/labyard-bridge.service",
+            "/etc/systemd/system/libvirtd.service.d/labyard.conf",
+        )
         assert not host.shell.file(f"/sys/class/net/{host.value('vm_host_bridge')}").exists
         assert not host.shell.service("libvirtd.socket").is_running

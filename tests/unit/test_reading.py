@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from second_lab import Inventory as SecondInventory
 
 from labyard.inventory import Inventory, InventoryError
 from labyard.lab import Lab, LabHost
@@ -67,9 +68,13 @@ def test_hosts_are_reached_as_ansible_reaches_them(tmp_path: Path, variables: di
     assert LabHost("one", Inventory(path)).url == url
 
 
-@pytest.mark.parametrize("playbook", ["netboot", "vms", "probes"])
-def test_inventory_names_the_roles_that_the_playbook_applies(playbook: str) -> None:
+@pytest.mark.parametrize(
+    ("playbook", "dhcp"), [("netboot", "kea"), ("netboot", "isc"), ("vms", "kea"), ("probes", "kea")]
+)
+def test_inventory_names_the_roles_that_the_playbook_applies(tmp_path: Path, playbook: str, dhcp: str) -> None:
+    inventory = SecondInventory.copied_to(tmp_path / "inventory")
+    inventory.edit("lab_dhcp: kea", f"lab_dhcp: {dhcp}")
     (play,) = yaml.safe_load((ROOT / f"playbooks/{playbook}.yml").read_text())
-    applied = [entry["role"] for entry in play["roles"]]
-    for host in Lab(ROOT / "inventories/local").hosts(play["hosts"]):
+    applied = [entry["role"] for entry in play["roles"] if entry.get("when") in (None, f"lab_dhcp == '{dhcp}'")]
+    for host in Lab(inventory.folder).hosts(play["hosts"]):
         assert host.roles == applied

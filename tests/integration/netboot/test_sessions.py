@@ -498,6 +498,15 @@ class TestBootEvents:
         assert service.get(self.url(netboot, test_session)).status_code == 404
         assert service.post(f"{self.url(netboot, test_session)}/events/boot_success").status_code == 404
 
+    def test_firmware_asks_for_the_size_and_fetches(self, service: TestClient, netboot: Netboot) -> None:
+        folder = netboot.settings.tftp_root / "boot"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "snponly.efi").write_bytes(b"a program")
+        size = service.head("/api/v1/ipxe/boot/snponly.efi")
+        assert (size.status_code, size.headers["Content-Length"], size.content) == (200, "9", b"")
+        assert service.get("/api/v1/ipxe/boot/snponly.efi").content == b"a program"
+        assert service.head("/api/v1/ipxe/boot/other.efi").status_code == 404
+
     def test_a_token_has_a_rate_limit_of_its_own(
         self, service: TestClient, netboot: Netboot, test_session: Any
     ) -> None:

@@ -43,6 +43,8 @@ def generic() -> Response:
     return Text(generate_generic_script())
 
 
+# Firmware asks for the size with HEAD before it fetches a boot program.
+@router.head("/boot/{path:path}", include_in_schema=False)
 @router.get("/boot/{path:path}", response_class=FileResponse)
 def boot_file(path: str, service: Service) -> Response:
     """A boot program, kernel or initrd of the TFTP folder boot/, for clients that boot over HTTP."""

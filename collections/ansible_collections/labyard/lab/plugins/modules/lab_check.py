@@ -36,6 +36,10 @@ options:
     type: list
     elements: dict
     default: []
+  dhcp:
+    description: C(lab_dhcp).
+    type: str
+    default: kea
   supernet:
     description: C(lab_supernet).
     type: str
@@ -136,6 +140,10 @@ def check_machine(machine: dict[str, Any], hosts: dict[str, str], segment: ipadd
         found.append(f"{where}.vm_host: no lab host is named {machine['vm_host']!r}; there are {', '.join(hosts)}")
     if machine.get("firmware", "bios") not in ("bios", "uefi"):
         found.append(f"{where}.firmware: {machine['firmware']!r} is neither bios nor uefi")
+    if machine.get("network_boot", "pxe") not in ("pxe", "http"):
+        found.append(f"{where}.network_boot: {machine['network_boot']!r} is neither pxe nor http")
+    elif machine.get("network_boot") == "http" and machine.get("firmware", "bios") != "uefi":
+        found.append(f"{where}.network_boot: only firmware uefi boots by http")
     if machine.get("disk", "own") not in ("own", "session"):
         found.append(f"{where}.disk: {machine['disk']!r} is neither own nor session")
     return found
@@ -150,6 +158,8 @@ def check_inventory(given: dict[str, Any]) -> list[str]:
             found.append(
                 f"group {group}: no playbook knows it, so nothing would be set up there; known groups: {known}"
             )
+    if given["dhcp"] not in ("kea", "isc"):
+        found.append(f"lab_dhcp: {given['dhcp']!r} is neither kea nor isc")
     supernet, segment = network(given["supernet"]), network(given["segment"])
     if supernet is None or segment is None:
         name = "lab_supernet" if supernet is None else "lab_segment.subnet"
@@ -240,6 +250,7 @@ def main() -> None:
             "hosts": {"type": "dict", "required": True},
             "machines": {"type": "list", "elements": "dict", "required": True},
             "disks": {"type": "list", "elements": "dict", "default": []},
+            "dhcp": {"type": "str", "default": "kea"},
             "supernet": {"type": "str", "required": True},
             "networks": {"type": "list", "elements": "dict", "default": []},
             "segment": {"type": "str", "required": True},
