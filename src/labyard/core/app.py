@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ def create_app(
         to_thread.current_default_thread_limiter().total_tokens = THREADS
         for start in (auth.ensure_admin, *on_start):
             await to_thread.run_sync(start)
+        gc.freeze()  # what lives as long as the process need not be looked through again and again
         try:
             yield
         finally:

@@ -89,5 +89,7 @@ def duration_seconds(boot: BootSession, moment: datetime | None = None) -> float
 
 
 def _parts(session: Session, boot: BootSession) -> Parts:
-    target = session.get(Target, boot.target_id) if boot.target_id is not None else None
-    return Parts(boot, session.get_one(Machine, boot.machine_id), session.get_one(Image, boot.image_id), target)
+    query = select(Machine, Image, Target).join_from(Machine, Image, Image.id == boot.image_id)
+    query = query.outerjoin(Target, Target.id == boot.target_id).where(Machine.id == boot.machine_id)
+    machine, image, target = session.execute(query).one().tuple()
+    return Parts(boot, machine, image, target)

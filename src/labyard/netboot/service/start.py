@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from labyard.core import audit
 from labyard.core.clock import now
@@ -62,73 +61,74 @@ class Starts:
         if problem := user_data_problem(given.user_data):
             raise invalid("user_data", problem)
         with self._locks(given.machine_id):
-            self._finish_cleanup(given.machine_id)
-            return self._run_start(self._insert(given, user_id, username))
+            try:
+                parts = self._insert(given, user_id, username)
+            except IntegrityError:
+                self._make_way(given.machine_id)
+                try:
+                    parts = self._insert(given, user_id, username)
+                except IntegrityError as error:
+                    raise _has_session(given.machine_id) from error
+            return self._run_start(parts)
 
-    def _finish_cleanup(self, machine_id: int) -> None:
-        """An earlier session of the machine may have left something behind; what stood in the way may be over."""
+    def _make_way(self, machine_id: int) -> None:
+        """An index has refused the machine's session: ServiceError says why. What an earlier session could not clean up
+        is cleaned up first, since what stood in its way may be over."""
         with self._db.read() as session:
-            left = live_session(session, machine_id)
-        if left is not None and left.status == SessionStatus.ERROR:
+            left, target = live_session(session, machine_id), current_target(session, machine_id)
+        if left is None:
+            if target is not None:
+                raise _refusal(f"Target already exists for machine {machine_id}")
+        elif left.status == SessionStatus.ERROR:
             with self._db.write() as session:
-                boot = session.get_one(BootSession, left.id)
-                boot.status = SessionStatus.STOPPING
+                session.get_one(BootSession, left.id).status = SessionStatus.STOPPING
             self._stops.tear_down(left.id)
+        else:
+            raise _has_session(machine_id)
 
     def _insert(self, given: SessionStart, user_id: int, username: str) -> Parts:
-        """Steps 1 and 2: check, then commit the session as `starting`. The unique indexes decide races."""
-        try:
-            with self._db.write() as session:
-                machine = require_machine(session, given.machine_id)
-                image = session.get(Image, given.image_id) if 0 < given.image_id < 2**31 else None
-                if image is None or image.status == ImageStatus.DELETED:
-                    raise not_found(f"Image with ID {given.image_id} not found")
-                self._check(session, machine, image, given)
-                suffix = names.new_suffix()
-                target = self._provision.new_target(machine, image, suffix, user_id)
-                session.add(target)
-                session.flush()
-                boot = BootSession(
-                    session_id=names.session_id(machine.id, suffix),
-                    machine_id=machine.id,
-                    image_id=image.id,
-                    target_id=target.id,
-                    session_type=given.session_type,
-                    boot_method=given.boot_method,
-                    transport=given.transport,
-                    boot_token=names.new_boot_token(),
-                    server_ip=self._settings.portal_ip,
-                    user_notes=given.description,
-                    created_by=user_id,
-                    initiated_by=username,
-                    target_iqn=target.iqn,
-                    target_portal=f"{self._settings.portal_ip}:{self._settings.portal_port}",
-                    seed={"ssh_keys": given.ssh_keys, "user_data": given.user_data},
-                    completed_steps=["session"],
-                    last_activity=now(),
-                )
-                session.add(boot)
-                session.flush()
-                return Parts(boot, machine, image, target)
-        except IntegrityError as error:
-            raise ServiceError(
-                400, "session_error", f"Machine {given.machine_id} already has an active session"
-            ) from error
+        """Steps 1 and 2: check, then commit the session as `starting`. IntegrityError: the machine has a session or a
+        target; the unique indexes decide, races too."""
+        with self._db.write() as session:
+            machine = require_machine(session, given.machine_id)
+            image = session.get(Image, given.image_id) if 0 < given.image_id < 2**31 else None
+            if image is None or image.status == ImageStatus.DELETED:
+                raise not_found(f"Image with ID {given.image_id} not found")
+            self._check(machine, image, given)
+            suffix = names.new_suffix()
+            target = self._provision.new_target(machine, image, suffix, user_id)
+            session.add(target)
+            session.flush()
+            boot = BootSession(
+                session_id=names.session_id(machine.id, suffix),
+                machine_id=machine.id,
+                image_id=image.id,
+                target_id=target.id,
+                session_type=given.session_type,
+                boot_method=given.boot_method,
+                transport=given.transport,
+                boot_token=names.new_boot_token(),
+                server_ip=self._settings.portal_ip,
+                user_notes=given.description,
+                created_by=user_id,
+                initiated_by=username,
+                target_iqn=target.iqn,
+                target_portal=f"{self._settings.portal_ip}:{self._settings.portal_port}",
+                seed={"ssh_keys": given.ssh_keys, "user_data": given.user_data},
+                completed_steps=["session"],
+                last_activity=now(),
+            )
+            session.add(boot)
+            session.flush()
+            return Parts(boot, machine, image, target)
 
-    def _check(self, session: Session, machine: Machine, image: Image, given: SessionStart) -> None:
-        def refuse(text: str) -> ServiceError:
-            return ServiceError(400, "session_error", text)
-
+    def _check(self, machine: Machine, image: Image, given: SessionStart) -> None:
         if machine.status != MachineStatus.ACTIVE:
-            raise refuse(f"Machine must be active to start session. Current status: {machine.status}")
+            raise _refusal(f"Machine must be active to start session. Current status: {machine.status}")
         if image.status != ImageStatus.READY:
-            raise refuse(f"Image must be in READY status. Current status: {image.status}")
-        if live_session(session, machine.id):
-            raise refuse(f"Machine {machine.id} already has an active session")
-        if current_target(session, machine.id):
-            raise refuse(f"Target already exists for machine {machine.id}")
+            raise _refusal(f"Image must be in READY status. Current status: {image.status}")
         if missing := self._provision.missing_boot_files(image, given.boot_method):
-            raise refuse(
+            raise _refusal(
                 f"boot_method {given.boot_method} needs {' and '.join(missing)} in the TFTP folder; "
                 "put them there or boot with sanboot"
             )
@@ -253,3 +253,11 @@ class Starts:
         """How far starts have come: one transaction for all that have something to say at this moment."""
         with self._db.write() as session:
             session.execute(update(BootSession), rows)
+
+
+def _refusal(text: str) -> ServiceError:
+    return ServiceError(400, "session_error", text)
+
+
+def _has_session(machine_id: int) -> ServiceError:
+    return _refusal(f"Machine {machine_id} already has an active session")
