@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from labyard.core.adapter import AdapterError
+from labyard.core.coalesce import Coalesced
 from labyard.netboot.adapters.iscsi import Connection, Lun, TargetSeen, TargetSpec
 from labyard.netboot.adapters.tgt_wire import (
     NEXUS,
@@ -54,6 +55,7 @@ class Tgt:
         self._prefix = settings.iqn_prefix
         self._patience = settings.step_timeout_seconds / 2  # seconds that a busy target is waited for
         self._wire = Wire(settings.tgt_socket, min(5.0, settings.step_timeout_seconds / 3))
+        self._show = Coalesced[None, Shown](lambda _: self._wire.show())
 
     def apply(self, spec: TargetSpec) -> None:
         """Make the target so. One that is there with the right disks keeps its sessions; any other is made anew."""
@@ -80,7 +82,7 @@ class Tgt:
 
     def remove(self, iqn: str, chap_user: str) -> None:
         """Drop the target's clients, then the target, then the account (if any). Waits for disk I/O under way."""
-        shown = self._wire.show()
+        shown = self._show(None)
         if there := shown.target(iqn):
             self._delete(there, time.monotonic() + self._patience)
         if chap_user:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -12,13 +14,16 @@ from sqlalchemy import select
 
 from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
+from labyard.core.coalesce import Coalesced
 from labyard.core.database import Database
 from labyard.netboot.adapters.dhcp import DhcpBackend, Reservation
 from labyard.netboot.adapters.reservations import BadReservations
 from labyard.netboot.models import RUNNING, BootSession, Machine, Transport
 from labyard.netboot.names import script_filename
-from labyard.netboot.service.coalesce import Coalesced
 from labyard.netboot.settings import Settings
+
+GATHER_SECONDS = 1.0
+GAP_SECONDS = 0.1
 
 
 class Reservations:
@@ -26,7 +31,9 @@ class Reservations:
         self._db = database
         self._settings = settings
         self._dhcp = dhcp
-        self._apply_shared = Coalesced[None, None](lambda _: self._apply())
+        self._apply_shared = Coalesced[None, None](lambda _: self._apply(), self._gather)
+        self._coming = 0
+        self._came = threading.Condition()
         self._refused: dict[int, str] = {}
         self.last_reload: datetime | None = None
         self.last_error: str | None = None
@@ -61,6 +68,33 @@ class Reservations:
         self._apply_shared(None)
         if machine_id is not None and (reason := self._refused.get(machine_id)):
             raise AdapterError(reason)
+
+    @contextmanager
+    def coming(self) -> Iterator[Callable[[], None]]:
+        """Around the work of one who will call `apply`; what it gives is called just before that."""
+        gone = False
+
+        def arrived() -> None:
+            nonlocal gone
+            with self._came:
+                self._coming -= not gone
+                gone = True
+                self._came.notify_all()
+
+        with self._came:
+            self._coming += 1
+        try:
+            yield arrived
+        finally:
+            arrived()
+
+    def _gather(self) -> None:
+        """Setting reservations takes the server as long for one as for a hundred. So while others come one soon after
+        the other they are waited for, for a while."""
+        until = time.monotonic() + GATHER_SECONDS
+        with self._came:
+            while self._coming and time.monotonic() < until and self._came.wait(GAP_SECONDS):
+                pass
 
     def withdraw(self, machine_id: int) -> None:
         """Undo of a reservation that may not have come about: nothing is asked of a server that has none of it."""

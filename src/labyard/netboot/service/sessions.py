@@ -91,5 +91,5 @@ def duration_seconds(boot: BootSession, moment: datetime | None = None) -> float
 def _parts(session: Session, boot: BootSession) -> Parts:
     query = select(Machine, Image, Target).join_from(Machine, Image, Image.id == boot.image_id)
     query = query.outerjoin(Target, Target.id == boot.target_id).where(Machine.id == boot.machine_id)
-    machine, image, target = session.execute(query).one().tuple()
+    machine, image, target = session.execute(query).one()
     return Parts(boot, machine, image, target)

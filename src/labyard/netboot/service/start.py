@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from labyard.core import audit
 from labyard.core.clock import now
+from labyard.core.coalesce import Coalesced
 from labyard.core.errors import ServiceError, invalid, not_found
 from labyard.core.models import AuditLog, Severity
 from labyard.core.steps import Step, StepFailed, run_steps
@@ -27,7 +28,6 @@ from labyard.netboot.models import (
     TargetStatus,
 )
 from labyard.netboot.schemas import SessionStart
-from labyard.netboot.service.coalesce import Coalesced
 from labyard.netboot.service.images.files import check_file
 from labyard.netboot.service.lookups import current_target, live_session
 from labyard.netboot.service.machines import require as require_machine
@@ -60,7 +60,7 @@ class Starts:
         after a failed step everything is undone."""
         if problem := user_data_problem(given.user_data):
             raise invalid("user_data", problem)
-        with self._locks(given.machine_id):
+        with self._locks(given.machine_id), self._reservations.coming() as arrived:
             try:
                 parts = self._insert(given, user_id, username)
             except IntegrityError:
@@ -69,7 +69,7 @@ class Starts:
                     parts = self._insert(given, user_id, username)
                 except IntegrityError as error:
                     raise _has_session(given.machine_id) from error
-            return self._run_start(parts)
+            return self._run_start(parts, arrived)
 
     def _make_way(self, machine_id: int) -> None:
         """An index has refused the machine's session: ServiceError says why. What an earlier session could not clean up
@@ -133,7 +133,7 @@ class Starts:
                 "put them there or boot with sanboot"
             )
 
-    def _run_start(self, parts: Parts) -> Started:
+    def _run_start(self, parts: Parts, arrived: Callable[[], None]) -> Started:
         boot, machine, target = parts.boot, parts.machine, parts.target
         assert target is not None
         done = list(boot.completed_steps)
@@ -145,6 +145,8 @@ class Starts:
             if done != boot.completed_steps:
                 boot.completed_steps, boot.reserved = list(done), name in ("dhcp", "activate")
                 self._record({"id": boot.id, "completed_steps": boot.completed_steps, "reserved": boot.reserved})
+            if name == "dhcp":
+                arrived()
             done.append(name)
 
         def make_disk() -> None:

@@ -10,11 +10,11 @@ from sqlalchemy import update
 
 from labyard.core import audit
 from labyard.core.clock import now
+from labyard.core.coalesce import Coalesced
 from labyard.core.errors import ServiceError
 from labyard.core.models import AuditLog, Severity
 from labyard.core.steps import Step, run_all
 from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, Target, TargetStatus
-from labyard.netboot.service.coalesce import Coalesced
 from labyard.netboot.service.provision import DHCP, ISCSI, STORAGE, TFTP
 from labyard.netboot.service.sessions import Parts, Sessions
 from labyard.netboot.service.shared import Shared

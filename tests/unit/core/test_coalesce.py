@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from labyard.netboot.service.coalesce import Coalesced
+from labyard.core.coalesce import Coalesced
 
 CALLERS = 20
 

@@ -12,10 +12,14 @@ Result = TypeVar("Result")
 
 
 class Coalesced(Generic[Item, Result]):
-    """Calling it answers what a run answered that was given the item. A run that fails raises for all who shared it."""
+    """Calling it answers what a run answered that was given the item. A run that fails raises for all who shared it.
 
-    def __init__(self, work: Callable[[Sequence[Item]], Result]) -> None:
+    `gather` is called before each run, and may wait for more callers.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Item]], Result], gather: Callable[[], object] = lambda: None) -> None:
         self._work = work
+        self._gather = gather
         self._turn = threading.Lock()
         self._guard = threading.Lock()
         self._waiting: list[tuple[Item, Future[Result]]] = []
@@ -26,6 +30,7 @@ class Coalesced(Generic[Item, Result]):
             self._waiting.append((item, mine))
         with self._turn:
             if not mine.done():
+                self._gather()
                 self._run()
         return mine.result()
 
