@@ -55,25 +55,43 @@ def mark_of(item: Mapping[str, Any]) -> Json | None:
 
 
 def split(dhcp4: Json) -> tuple[Json, list[Reservation]]:
-    """The configuration without anything of ours, what was set aside put back; and our reservations in it."""
-    base = copy.deepcopy(dhcp4)
-    classes = {item["name"]: item for item in base.get("client-classes", []) if mark_of(item) is not None}
+    """The configuration without anything of ours, what was set aside put back; and our reservations in it.
+
+    `dhcp4` is not changed; the base shares with it what is not ours.
+    """
+    classes = {item["name"]: item for item in dhcp4.get("client-classes", []) if mark_of(item) is not None}
+    base = _without_ours(dhcp4)
     if classes:
-        base["client-classes"] = [item for item in base["client-classes"] if mark_of(item) is None]
-    found = []
-    for subnet, _ in subnets(base):
-        kept = []
-        for item in subnet.get("reservations", []):
-            mark = mark_of(item)
-            if mark is None:
-                kept.append(item)
-                continue
-            found.append(_read(item, mark, classes))
-            if mark.get("replaces"):
-                kept.append(mark["replaces"])
-        if "reservations" in subnet:
-            subnet["reservations"] = kept
+        base["client-classes"] = [item for item in dhcp4["client-classes"] if mark_of(item) is None]
+    found = [
+        _read(item, mark, classes)
+        for subnet, _ in subnets(dhcp4)
+        for item in subnet.get("reservations", [])
+        if (mark := mark_of(item)) is not None
+    ]
     return base, sorted(found, key=lambda entry: entry.machine_id)
+
+
+def _without_ours(holder: Json) -> Json:
+    """A configuration or shared network with its subnets' reservations that are not ours, and those set aside."""
+    bare = dict(holder)
+    if "subnet4" in bare:
+        bare["subnet4"] = [
+            subnet | {"reservations": list(_others(subnet["reservations"]))} if "reservations" in subnet else subnet
+            for subnet in bare["subnet4"]
+        ]
+    if "shared-networks" in bare:
+        bare["shared-networks"] = [_without_ours(network) for network in bare["shared-networks"]]
+    return bare
+
+
+def _others(reservations: Iterable[Json]) -> Iterator[Json]:
+    for item in reservations:
+        mark = mark_of(item)
+        if mark is None:
+            yield item
+        elif mark.get("replaces"):
+            yield mark["replaces"]
 
 
 def _read(item: Json, mark: Json, classes: Mapping[str, Json]) -> Reservation:
@@ -109,6 +127,11 @@ def merge(base: Json, reservations: Sequence[Reservation], uefi_secure_file: str
         for item in holder.get("reservations", [])
         if item.get("ip-address")
     }
+    standing = {
+        (id(subnet), item.get("hw-address", "").lower()): item
+        for _, subnet, _ in homes
+        for item in subnet.get("reservations", [])
+    }
     for entry in sorted(reservations, key=lambda entry: entry.machine_id):
         where = ipaddress.IPv4Address(entry.address or entry.next_server)
         holding = [home for home in homes if where in home[0]]
@@ -127,7 +150,8 @@ def merge(base: Json, reservations: Sequence[Reservation], uefi_secure_file: str
         elif problem := _unusable(config, *max(holding, key=lambda home: home[0].prefixlen), entry):
             bad[entry.machine_id] = problem
         else:
-            _place(max(holding, key=lambda home: home[0].prefixlen)[1], entry)
+            subnet = max(holding, key=lambda home: home[0].prefixlen)[1]
+            _place(subnet, entry, standing.get((id(subnet), entry.mac.lower())))
             served.append(entry)
     if served:
         own = _classes(served, uefi_secure_file)
@@ -151,16 +175,15 @@ def _unusable(dhcp4: Json, network: ipaddress.IPv4Network, subnet: Json, shared:
     return ""
 
 
-def _place(subnet: Json, entry: Reservation) -> None:
-    """Add the reservation to its subnet; one of the same hardware address there is set aside inside it."""
-    mac = entry.mac.lower()
-    others = subnet.get("reservations", [])
-    replaced = [item for item in others if item.get("hw-address", "").lower() == mac]
+def _place(subnet: Json, entry: Reservation, replaced: Json | None) -> None:
+    """Add the reservation to its subnet; the one of the same hardware address there is set aside inside it."""
     mark: Json = {"machine": entry.machine_id, "boot_mode": entry.boot_mode}
+    reservations = subnet.setdefault("reservations", [])
     if replaced:
-        mark["replaces"] = replaced[0]
+        reservations.remove(replaced)
+        mark["replaces"] = replaced
     item: Json = {
-        "hw-address": mac,
+        "hw-address": entry.mac.lower(),
         "hostname": entry.label,
         "next-server": entry.next_server,
         "client-classes": [MARK],
@@ -168,7 +191,7 @@ def _place(subnet: Json, entry: Reservation) -> None:
     }
     if entry.address:
         item["ip-address"] = entry.address
-    subnet["reservations"] = [other for other in others if other not in replaced] + [item]
+    reservations.append(item)
 
 
 def _classes(entries: Iterable[Reservation], uefi_secure_file: str) -> tuple[list[Json], list[Json]]:
