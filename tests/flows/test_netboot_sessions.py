@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -189,6 +190,45 @@ def test_wrong_secret_shows_the_menu_and_trying_again_with_the_right_one_boots(
         one.power_on()
         assert one.wait_for("done", BOOT_SECONDS).reports["done"] == "ok"
         netboot_api.wait_for_phase(number, "booted", 30)
+
+
+@pytest.fixture
+def crowd(netboot_api: NetbootApi) -> Iterator[list[int]]:
+    """Fifty machines on record; whatever the test did, they are gone afterwards."""
+    numbers = [
+        int(netboot_api.must("POST", "/machines", json={"name": f"crowd-{n:02}", "mac_address": f"02c0{n:08x}"})["id"])
+        for n in range(50)
+    ]
+    yield numbers
+    for number in numbers:
+        active = netboot_api.http.get(f"/api/v1/sessions/machine/{number}/active")
+        if active.is_success:
+            netboot_api.must("POST", f"/api/v1/sessions/{active.json()['id']}/stop")
+        netboot_api.must("DELETE", f"/machines/{number}")
+
+
+def test_fifty_machines_start_and_stop_at_once(netboot_api: NetbootApi, crowd: list[int], image: int) -> None:
+    """Contract 11.7, with the real daemons: every start succeeds, with names and a disk of its own."""
+    with ThreadPoolExecutor(len(crowd)) as pool:
+        bodies = [{"machine_id": number, "image_id": image} for number in crowd]
+        started = list(pool.map(lambda body: netboot_api.http.post("/api/v1/sessions/start", json=body), bodies))
+        assert {answer.status_code for answer in started} == {201}, [answer.text for answer in started]
+        details = [answer.json()["iscsi_details"] for answer in started]
+        for name in ("target_iqn", "initiator_iqn", "chap_username"):
+            assert len({detail[name] for detail in details}) == len(crowd), name
+        assert netboot_api.findings() == []
+        numbers = [answer.json()["session"]["id"] for answer in started]
+        stopped = list(pool.map(lambda number: netboot_api.http.post(f"/api/v1/sessions/{number}/stop"), numbers))
+        assert {answer.status_code for answer in stopped} == {200}, [answer.text for answer in stopped]
+
+
+def test_five_starts_of_one_machine_at_once(netboot_api: NetbootApi, crowd: list[int], image: int) -> None:
+    body = {"machine_id": crowd[0], "image_id": image}
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(lambda _: netboot_api.http.post("/api/v1/sessions/start", json=body), range(5)))
+    assert sorted(answer.status_code for answer in answers) == [201, 400, 400, 400, 400]
+    refused = {answer.json()["detail"] for answer in answers if answer.status_code == 400}
+    assert refused == {f"Machine {crowd[0]} already has an active session"}
 
 
 def test_machine_in_session_is_not_deleted(netboot_api: NetbootApi, lab: Any, image: int) -> None:
