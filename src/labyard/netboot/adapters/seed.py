@@ -107,9 +107,9 @@ def _plain(name: str) -> str:
 
 @lru_cache(maxsize=256)
 def _skeleton(files: tuple[tuple[str, int], ...]) -> tuple[bytes, dict[str, int]]:
-    """An image with room for files of these names and lengths, and where in it each begins. Seeds differ in little else,
-    and laying one out costs far more than filling it. Rock Ridge for Linux, Joliet for the others; both carry the names
-    as they are."""
+    """An image with room for files of these names and lengths, and where in it each begins. Seeds differ in little
+    else, and laying one out costs far more than filling it. Rock Ridge for Linux, Joliet for the others; both carry
+    the names as they are."""
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
     for name, length in files:
