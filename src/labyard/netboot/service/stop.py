@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -35,7 +36,8 @@ class Stops:
 
     def stop(self, session_id: int, keep_overlay: bool = False) -> BootSession:
         """Take a machine's disk away. Every step runs, also after one that failed; then the session says so."""
-        with self._locks(self._sessions.get(session_id).machine_id):
+        parts = self._sessions.parts(session_id)
+        with self._locks(parts.boot.machine_id):
             with self._db.write() as session:
                 boot = session.get_one(BootSession, session_id)
                 if boot.status != SessionStatus.ACTIVE and not (
@@ -48,7 +50,7 @@ class Stops:
                 boot.keep_overlay |= keep_overlay  # a stop that is repeated keeps what the first was to keep
                 boot.ending_as = SessionStatus.STOPPED
                 boot.reserved = False
-            if failed := self.tear_down(session_id):
+            if failed := self._take_away(replace(parts, boot=boot)):
                 step, reason = failed[0]
                 raise ServiceError(500, step.code, _stop_failure(step, reason))
         return boot
@@ -79,22 +81,25 @@ class Stops:
         """Remove what a `stopping` session stands on, and end it. Idempotent. Returns the steps that failed, and why;
         then the session is `error` with cleanup_pending, and this may be repeated."""
         parts = self._sessions.parts(session_id)
+        with self._locks(parts.boot.machine_id):
+            return self._take_away(parts)
+
+    def _take_away(self, parts: Parts) -> list[tuple[Step, str]]:
         machine, target, provision = parts.machine, parts.target, self._provision
         timeout = self._settings.step_timeout_seconds
         filename = provision.script_file(machine)
-        with self._locks(parts.boot.machine_id):
-            steps = [
-                Step("stop_dhcp", self._reservations.apply, None, DHCP, self._reservations.timeout),
-                Step("stop_tftp", lambda: provision.adapters.scripts.remove(filename), None, TFTP, timeout),
+        steps = [
+            Step("stop_dhcp", self._reservations.apply, None, DHCP, self._reservations.timeout),
+            Step("stop_tftp", lambda: provision.adapters.scripts.remove(filename), None, TFTP, timeout),
+        ]
+        if target is not None:
+            name, keep = target.target_id, parts.boot.keep_overlay
+            steps += [
+                Step("stop_target", lambda: provision.remove_target(target), None, ISCSI, timeout),
+                Step("stop_overlay", lambda: provision.remove_disk(name, keep), None, STORAGE, timeout),
             ]
-            if target is not None:
-                name, keep = target.target_id, parts.boot.keep_overlay
-                steps += [
-                    Step("stop_target", lambda: provision.remove_target(target), None, ISCSI, timeout),
-                    Step("stop_overlay", lambda: provision.remove_disk(name, keep), None, STORAGE, timeout),
-                ]
-            failed = run_all(steps, self._metrics.step)
-            self._end(parts, failed)
+        failed = run_all(steps, self._metrics.step)
+        self._end(parts, failed)
         return failed
 
     def _end(self, parts: Parts, failed: list[tuple[Step, str]]) -> None:
