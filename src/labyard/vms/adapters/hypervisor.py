@@ -67,7 +67,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class StrayProcess:
-    """A live QEMU process of ours that no row speaks for (contract section 9.2). `resource_id` as the observer names it."""
+    """A live QEMU process of ours that no row speaks for (contract section 9.2), by the name the observer gives it."""
 
     resource_id: str
 
