@@ -178,6 +178,14 @@ class TestDesk:
         desk.close()
         assert seen[-1] == ("slow", "")
 
+    def test_a_start_of_ours_is_not_told_again(self, lab: Lab) -> None:
+        """What another program wrote into the row since then stays."""
+        lab.make(running=True)
+        lab.sql("UPDATE vms SET state='stopped', local_ip='10.0.0.1'")
+        time.sleep(0.2)
+        lab.settled()
+        assert (lab.row().state, lab.row().local_ip) == ("stopped", "10.0.0.1")
+
     def test_an_operation_gets_the_end_it_waits_for_and_leaves_the_rest(self) -> None:
         desk, seen = Desk(), []
         desk.handle = lambda event: seen.append(event.detail)
