@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from labyard import doctor as doctor_checks
+from labyard.client.commands import InventoryOption, JsonOption, console
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab
 from labyard.netboot.cli import app as netboot
@@ -24,14 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Labyard builds infrastructure labs out of real daemons. `make lab` builds one; these commands use it.",
 )
-console = Console()
-
-InventoryOption = Annotated[
-    Path,
-    typer.Option("--inventory", "-i", envvar="LABYARD_INVENTORY", help="Which lab: an inventory's file or folder."),
-]
 MachineArgument = Annotated[str, typer.Argument(help="A machine of the inventory's lab_machines, such as m1.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 def _fail(message: str) -> typer.Exit:
