@@ -17,6 +17,7 @@ from labyard.lab import DEFAULT_INVENTORY, Lab
 from labyard.netboot.cli import app as netboot
 from labyard.status import NEXT_STEPS, as_json, lab_status, print_status
 from labyard.testing.machines import PoweredMachine
+from labyard.vms.cli import app as vms
 from labyard.waterfall.cli import waterfall_command
 
 app = typer.Typer(
@@ -111,6 +112,7 @@ def show_console(name: MachineArgument, inventory: InventoryOption = DEFAULT_INV
 
 app.command(name="waterfall")(waterfall_command)
 app.add_typer(netboot, name="netboot")
+app.add_typer(vms, name="vms")
 
 
 if __name__ == "__main__":

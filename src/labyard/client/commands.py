@@ -79,17 +79,18 @@ def state(value: str) -> Text:
 
 
 @contextmanager
-def progress(*columns: ProgressColumn) -> Iterator[Progress]:
-    """On stderr, so that --json stays clean; nothing when that is no terminal."""
+def progress(*columns: ProgressColumn, transient: bool = False) -> Iterator[Progress]:
+    """On stderr, so that --json stays clean; nothing when that is no terminal. `transient` is gone at its end."""
     screen = Console(stderr=True)
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
+    with Progress(*columns, console=screen, transient=transient, disable=not screen.is_terminal) as bars:
         yield bars
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show that something is under way, and for how long, where its end cannot be foretold."""
-    with progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()) as bars:
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with progress(*columns, transient=True) as bars:
         bars.add_task(what, total=None)
         yield
 

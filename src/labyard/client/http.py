@@ -46,16 +46,17 @@ class Http:
         except httpx.TransportError as error:
             raise self.unreachable(error) from error
 
-    def body(self, answer: httpx.Response) -> Any:
-        """What a good answer carries; None when it is empty. ClientError for any other."""
-        if answer.is_success and not answer.content:
+    def body(self, answer: httpx.Response, *, also: int = 0) -> Any:
+        """What a good answer, or one of status `also`, carries; None when it is empty. ClientError for any other."""
+        good = answer.is_success or answer.status_code == also
+        if good and not answer.content:
             return None
         try:
             body = answer.json()
         except ValueError:
             what = f"{self.url} answered {answer.status_code} with something that is not JSON"
             raise ClientError(f"{what}: is the {self._service} service there?", answer.status_code) from None
-        if answer.is_success:
+        if good:
             return body
         code = body.get("error", "") if isinstance(body, dict) else ""
         text = error_text(answer.status_code, body, answer.headers)
