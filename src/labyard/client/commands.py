@@ -68,7 +68,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) ->
 def build(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     made = Table(header_style="bold")
     for heading in headings:
-        made.add_column(heading, justify="right" if heading in NUMBERS else "left")
+        made.add_column(heading, justify="right" if heading in NUMBERS else "left", overflow="fold")
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
     return made

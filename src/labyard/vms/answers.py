@@ -6,7 +6,7 @@ MiB, a disk's size GiB; a console's file_size and next_offset are bytes.
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 
 class Template(TypedDict):
@@ -52,15 +52,15 @@ class Console(TypedDict):
     size: int
     file_size: int | None
     message: str | None
-    next_offset: NotRequired[int | None]
+    next_offset: int
 
 
 class Lease(TypedDict):
     ip: str
     mac: str
     vm_id: str
-    acquired_at: str
-    seen: bool
+    acquired_at: str | None
+    seen: bool | None
 
 
 class Issue(TypedDict):
@@ -73,8 +73,8 @@ class Check(TypedDict):
     status: str
     issues_count: int
     issues: list[Issue]
-    started_at: str
-    finished_at: str
+    started_at: str | None
+    finished_at: str | None
     error: str | None
 
 

@@ -47,7 +47,8 @@ def create(
     with working(f"making a disk of {size} GiB"):
         made = api.create_disk(size, label)
     if not as_data:
-        console.print(f"[bold]{escape(cli_show.label(made))}[/] is made: disk {made['id']}.", highlight=False)
+        called = f" with the label [bold]{escape(label)}[/]" if label else ""
+        console.print(f"Disk [bold]{made['id']}[/] is made{called}.", highlight=False, soft_wrap=True)
     if vm:
         try:
             _attach(api, made["id"], vm, quietly=as_data)

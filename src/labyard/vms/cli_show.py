@@ -13,6 +13,7 @@ from labyard.vms.answers import Check, Disk, Health, Issue, Lease, Metadata, Net
 
 UNWELL = ("not found", "error")
 IDLE = ("stopped", "not initialized", "skipped")
+SEEN = {True: "yes", False: "no", None: "not known"}
 
 
 def templates(found: Sequence[Template]) -> None:
@@ -94,10 +95,7 @@ def network(config: Network, leases: Sequence[Lease]) -> None:
     ]
     table(("What", "Value"), rows, "")
     headings = ("Address", "MAC", "VM", "Since", "Seen by DHCP")
-    given = [
-        (one["ip"], one["mac"], one["vm_id"], moment(one["acquired_at"]), "yes" if one["seen"] else "no")
-        for one in leases
-    ]
+    given = [(one["ip"], one["mac"], one["vm_id"], moment(one["acquired_at"]), SEEN[one["seen"]]) for one in leases]
     table(headings, given, "No VM has an address: each gets one when it starts.")
 
 
@@ -157,5 +155,5 @@ def memory(template: Template) -> str:
     return f"{template['ram_amount']} MiB"
 
 
-def moment(value: str) -> str:
-    return value[:19].replace("T", " ")
+def moment(value: str | None) -> str:
+    return value[:19].replace("T", " ") if value else ""

@@ -35,7 +35,7 @@ WAYS_OUT = {
     "No available IPs": "stop a VM first: labyard vms list --state running",
     "VM must be running": "start it first: labyard vms start {vm}",
     "Disk is already attached": "take it away there first: labyard vms disks detach {name}",
-    "Cannot delete attached disk": "labyard vms disks detach {name}",
+    "Cannot delete attached disk": "so: labyard vms disks detach {name}",
 }
 
 
@@ -112,7 +112,7 @@ class Client:
         """
         shown = self.console(name)
         yield shown["console"]
-        offset = _next(shown, 0)
+        offset = shown["next_offset"]
         away: float | None = None
         while True:
             time.sleep(PAUSE_SECONDS)
@@ -128,7 +128,7 @@ class Client:
                 offset = 0
                 continue
             yield shown["console"]
-            offset = _next(shown, offset)
+            offset = shown["next_offset"]
 
     def metadata(self, name: str) -> Metadata:
         return self._of_vm(Metadata, "GET", name, "/metadata")
@@ -233,9 +233,3 @@ class Client:
 def _segment(name: str) -> str:
     """A name as one segment of a path, whatever is in it."""
     return "%2E" * len(name) if name in (".", "..") else quote(name, safe="")
-
-
-def _next(shown: Console, offset: int) -> int:
-    """Where to go on in a console's file."""
-    after = shown.get("next_offset")
-    return after if after is not None else (shown["file_size"] or offset)

@@ -179,7 +179,7 @@ def test_delete_says_which_disks_are_free(run: Run, web: str, service: Service) 
 
 def test_disk_is_made_plugged_in_unplugged_deleted(run: Run, web: str, service: Service) -> None:
     assert "disks create 5" in run("disks").stdout
-    assert "data is made: disk" in run("disks", "create", "5", "--label", "data").stdout
+    assert "is made with the label data" in run("disks", "create", "5", "--label", "data").stdout
     (disk,) = service.disks
     refused = run("disks", "attach", "data", web, expect=1).stderr
     assert "VM must be running to attach disk; start it first: labyard vms start web-1" in refused

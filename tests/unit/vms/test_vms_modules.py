@@ -217,7 +217,9 @@ def test_vm_keeps_its_template(run: Run, service: Service, web: str) -> None:
 def test_vm_errors_are_plain(run: Run, service: Service, small: str) -> None:
     assert failed(run("vm", name="web-1"), "VM web-1 is new: give its template")
     assert failed(run("vm", name="web-1", template="none"), "there is no template none; make it first")
-    assert run("vm", check=True, name="web-1", template="none")["changed"]  # an earlier task makes it
+    # An earlier task makes it.
+    assert run("vm", check=True, name="web-1", template="none")["changed"]
+    assert run("vm", check=True, name="web-1", state="running")["changed"]
     assert failed(run("vm", name="../x", template=small), "name: String should match pattern")
     assert not run("vm", name="..", state="absent")["changed"]
 
@@ -292,6 +294,7 @@ def test_disk_keeps_its_size(run: Run, service: Service) -> None:
 
 def test_disk_errors_are_plain(run: Run, service: Service) -> None:
     assert failed(run("vm_disk", name="data"), "disk data is new: give its size")
+    assert run("vm_disk", check=True, name="data", vm="web-1")["changed"]  # an earlier task makes it
     assert failed(run("vm_disk", name="data", size=99999), "size: Input should be less")
     assert failed(run("vm_disk", name="/dev/sda", size=1), "must not begin with /dev/")
     assert failed(run("vm_disk", name="", size=1), "name: must not be empty")

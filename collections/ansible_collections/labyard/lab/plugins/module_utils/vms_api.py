@@ -39,6 +39,12 @@ class VmsApi(ServiceApi):
                 return None
             self.fail(str(error))
 
+    def lacks(self, problem: str) -> None:
+        """Something that an earlier task may have made is not there: an error, but in check mode, which makes nothing."""
+        if not self.module.check_mode:
+            self.fail(problem)
+        self.module.warn(f"{problem}. Check mode takes it that an earlier task makes it")
+
     def allow(self, fragment: str, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> bool:
         """As `call`; False for a refusal that has the fragment in it, which the contract fixes."""
         try:

@@ -52,7 +52,7 @@ extends_documentation_fragment: [labyard.lab.vms_api]
 attributes:
   check_mode:
     support: full
-    description: Says what would change. A template that is not there yet counts as made by an earlier task.
+    description: Says what would change. A VM or template that is not there yet counts as made by an earlier task.
   diff_mode: {support: full, description: Shows template, state and metadata. Of user-data it shows the SHA-256.}
 author: [Labyard]
 """
@@ -127,11 +127,9 @@ class Vm:
         wanted = self.want["template"]
         if self.found is None:
             if not wanted:
-                self.api.fail(f"VM {self.name} is new: give its template")
-            if self.module.check_mode and self.api.found(f"/templates/{segment(wanted)}") is None:
-                self.module.warn(
-                    f"there is no template {wanted} yet; check mode takes it that an earlier task makes it"
-                )
+                self.api.lacks(f"VM {self.name} is new: give its template")
+            elif self.api.found(f"/templates/{segment(wanted)}") is None:
+                self.api.lacks(f"there is no template {wanted}; make it first (labyard.lab.vm_template)")
             return
         has = (self.found["vm_template"] or {}).get("name")
         if wanted and wanted != has:
@@ -143,9 +141,7 @@ class Vm:
             )
 
     def create(self) -> None:
-        template = self.want["template"]
-        if not self.api.allow("Template not found", "POST", "/vms", {"name": self.name, "template_name": template}):
-            self.api.fail(f"there is no template {template}; make it first (labyard.lab.vm_template)")
+        self.api.call("POST", "/vms", {"name": self.name, "template_name": self.want["template"]})
 
     def power(self, state: str) -> bool:
         """Have it running or stopped; whether it was not."""

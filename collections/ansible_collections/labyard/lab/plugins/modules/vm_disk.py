@@ -41,7 +41,9 @@ options:
     default: present
 extends_documentation_fragment: [labyard.lab.vms_api]
 attributes:
-  check_mode: {support: full, description: Says what would change. Whether the VM runs is not looked at.}
+  check_mode:
+    support: full
+    description: Says what would change. A disk or running VM that is not there yet counts as made by an earlier task.
   diff_mode: {support: full, description: Shows size and VM.}
 author: [Labyard]
 """
@@ -107,7 +109,7 @@ class Disk:
             if self.want["id"]:
                 self.api.fail(f"there is no disk {self.name}; ids are the service's: give a new disk a name")
             if self.want["size"] is None:
-                self.api.fail(f"disk {self.name} is new: give its size")
+                self.api.lacks(f"disk {self.name} is new: give its size")
             return
         size = self.want["size"]
         if size is not None and size != self.found["size"]:
