@@ -22,7 +22,7 @@ class Vm(TypedDict):
     local_ip: str | None
     mac: str | None
     network_mode: str | None
-    domain_type: str | None
+    domain_type: str
     domain_uuid: str | None
     state_reason: str | None
 

@@ -40,7 +40,7 @@ class VmsApi(ServiceApi):
             self.fail(str(error))
 
     def lacks(self, problem: str) -> None:
-        """Something that an earlier task may have made is not there: an error, but in check mode, which makes nothing."""
+        """Something that an earlier task may make is not there: an error, but in check mode, which makes nothing."""
         if not self.module.check_mode:
             self.fail(problem)
         self.module.warn(f"{problem}. Check mode takes it that an earlier task makes it")
