@@ -11,11 +11,13 @@ import typer
 from rich.console import Console
 
 from labyard import doctor as doctor_checks
+from labyard.client.commands import InventoryOption, JsonOption, console
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab
 from labyard.netboot.cli import app as netboot
 from labyard.status import NEXT_STEPS, as_json, lab_status, print_status
 from labyard.testing.machines import PoweredMachine
+from labyard.vms.cli import app as vms
 from labyard.waterfall.cli import waterfall_command
 
 app = typer.Typer(
@@ -24,14 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Labyard builds infrastructure labs out of real daemons. `make lab` builds one; these commands use it.",
 )
-console = Console()
-
-InventoryOption = Annotated[
-    Path,
-    typer.Option("--inventory", "-i", envvar="LABYARD_INVENTORY", help="Which lab: an inventory's file or folder."),
-]
 MachineArgument = Annotated[str, typer.Argument(help="A machine of the inventory's lab_machines, such as m1.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 def _fail(message: str) -> typer.Exit:
@@ -117,6 +112,7 @@ def show_console(name: MachineArgument, inventory: InventoryOption = DEFAULT_INV
 
 app.command(name="waterfall")(waterfall_command)
 app.add_typer(netboot, name="netboot")
+app.add_typer(vms, name="vms")
 
 
 if __name__ == "__main__":

@@ -8,34 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
-from typer.core import TyperGroup
 
+from labyard.client.commands import InventoryOption, JsonOption, PlainErrors, console, print_json
+from labyard.client.http import ClientError
 from labyard.lab import DEFAULT_INVENTORY
 from labyard.netboot import cli_boot, cli_images, cli_machines, cli_show
 from labyard.netboot.answers import Session
-from labyard.netboot.cli_show import console, print_json
-from labyard.netboot.cli_types import JsonOption, MachineArgument, client
+from labyard.netboot.cli_types import MachineArgument, client
 from labyard.netboot.cli_where import Where
-from labyard.netboot.client import Client, NetbootError
+from labyard.netboot.client import Client
 from labyard.netboot.names import dhcp_label
-
-
-class PlainErrors(TyperGroup):
-    """Turns what went wrong into one line and exit code 1."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except NetbootError as error:
-            text = escape(str(error))
-            Console(stderr=True).print(f"[red]labyard:[/] {text}", highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
 
 app = typer.Typer(
     cls=PlainErrors,
@@ -67,10 +50,7 @@ app.command()(cli_boot.stop)
 @app.callback()
 def connect(
     ctx: typer.Context,
-    inventory: Annotated[
-        Path,
-        typer.Option("--inventory", "-i", envvar="LABYARD_INVENTORY", help="Which lab: an inventory's file or folder."),
-    ] = DEFAULT_INVENTORY,
+    inventory: InventoryOption = DEFAULT_INVENTORY,
     url: Annotated[
         str, typer.Option(envvar="LABYARD_NETBOOT_URL", help="Where the service is, as http://HOST:8000.")
     ] = "",
@@ -199,7 +179,7 @@ def reservations(
     elif found or not name:
         cli_show.reservations(found)
     if name and not found:
-        raise NetbootError(f"no reservation is set for {name}; a machine has one while its session lives")
+        raise ClientError(f"no reservation is set for {name}; a machine has one while its session lives")
 
 
 @app.command()

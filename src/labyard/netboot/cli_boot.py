@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from labyard.client.commands import JsonOption, console, print_json, public_key
+from labyard.client.http import ClientError
 from labyard.netboot import cli_show
 from labyard.netboot.answers import Session
-from labyard.netboot.cli_show import console, print_json
-from labyard.netboot.cli_types import ImageArgument, JsonOption, MachineArgument, Method, Transport, client
-from labyard.netboot.client import Client, NetbootError
+from labyard.netboot.cli_types import ImageArgument, MachineArgument, Method, Transport, client
+from labyard.netboot.client import Client
 
 
 def start(
@@ -47,7 +48,7 @@ def start(
     given = {
         "boot_method": method.value,
         "transport": transport.value,
-        "ssh_keys": [_key(text) for text in ssh_key or []],
+        "ssh_keys": [public_key(text) for text in ssh_key or []],
         "user_data": user_data.read_text() if user_data else None,
         "description": description,
     }
@@ -70,15 +71,6 @@ def start(
             print_json(started | {"session": ended})
 
 
-def _key(text: str) -> str:
-    file = Path(text).expanduser()
-    if " " in text.strip():  # a key has a type and its data, a file of keys rarely has a space in its name
-        return text.strip()
-    if not file.is_file():
-        raise NetbootError(f"--ssh-key {text}: neither a public key nor a file with one")
-    return file.read_text().strip()
-
-
 def _wait(api: Client, session: Session, seconds: float, quietly: bool) -> Session:
     deadline = time.monotonic() + seconds
     for event in api.follow(session["id"], 0, quiet=min(2.0, seconds)):
@@ -87,16 +79,16 @@ def _wait(api: Client, session: Session, seconds: float, quietly: bool) -> Sessi
         if event is not None and event["type"] == "boot_success":
             return api.session(session["id"])
         if event is not None and event["type"] == "boot_failed":
-            raise NetbootError(
+            raise ClientError(
                 f"the machine tells that it could not boot ({event['message'] or 'no reason given'}); its console says "
                 "more, `labyard netboot check` compares the daemons with what they should have"
             )
         if event is None and (now := api.session(session["id"]))["status"] not in ("starting", "active"):
-            raise NetbootError(f"session {now['id']} is {now['status']}: {now['error_message'] or 'somebody ended it'}")
+            raise ClientError(f"session {now['id']} is {now['status']}: {now['error_message'] or 'somebody ended it'}")
         if time.monotonic() > deadline:
             break
     reached = api.session(session["id"])["boot_phase"]
-    raise NetbootError(
+    raise ClientError(
         f"no userland within {seconds:g} s; the boot came as far as: {reached}. docs/netboot.md says what that means"
     )
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TaskProgressColumn, TextColumn, TransferSpeedColumn
 
+from labyard.client.commands import JsonOption, console, print_json, progress
 from labyard.netboot import cli_show
 from labyard.netboot.answers import Image
-from labyard.netboot.cli_show import console, print_json
-from labyard.netboot.cli_types import Format, ImageArgument, ImageType, JsonOption, client
+from labyard.netboot.cli_types import Format, ImageArgument, ImageType, client
 from labyard.netboot.client import Client
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
@@ -60,7 +58,8 @@ def add(
     """
     api = client(ctx)
     called = name or file.stem
-    with _progress() as bars:
+    columns = (TextColumn("{task.description:<8}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with progress(*columns) as bars:
         sending = bars.add_task("upload", total=file.stat().st_size)
         image = api.upload(
             file,
@@ -109,19 +108,8 @@ def rm(ctx: typer.Context, images: Annotated[list[str], typer.Argument(help="Ima
         console.print(api.remove_image(image["id"])["message"] + ".", highlight=False, markup=False)
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """On stderr, so that --json stays clean; nothing when that is no terminal."""
-    screen = Console(stderr=True)
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
-        yield bars
-
-
 def _ready(api: Client, image: Image, what: str, as_data: bool) -> None:
-    screen = Console(stderr=True)
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
+    with progress(TextColumn("{task.description:<8}"), BarColumn(), TaskProgressColumn()) as bars:
         task = bars.add_task(what, total=100)
         step: Callable[[int], None] = lambda percent: bars.update(task, completed=percent)  # noqa: E731
         ready = api.ingest(image["id"], step)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from labyard.client.commands import JsonOption, console, print_json
 from labyard.netboot import cli_show
-from labyard.netboot.cli_show import console, print_json
-from labyard.netboot.cli_types import Firmware, JsonOption, MachineArgument, MachineStatus, client
+from labyard.netboot.cli_types import Firmware, MachineArgument, MachineStatus, client
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from labyard.client.commands import build, console, state, table
 from labyard.netboot.answers import Event, Image, Machine, Report, Reservation, Session
-
-console = Console()
 
 # What each event is evidence of.
 EVIDENCE = {
@@ -25,29 +22,6 @@ EVIDENCE = {
     "boot_failed": "failed",
 }
 PHASES = ("dhcp", "tftp", "script", "iscsi", "booted")
-COLOURS = {"active": "green", "ready": "green", "error": "red", "timeout": "yellow", "starting": "cyan"}
-
-
-def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2))
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """A table, or what to do when there is nothing to show."""
-    rows = list(rows)
-    if not rows:
-        console.print(empty, highlight=False)
-        return
-    console.print(build(headings, rows))
-
-
-def build(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    made = Table(header_style="bold")
-    for heading in headings:
-        made.add_column(heading, justify="right" if heading in ("Id", "Size", "Boots", "Age") else "left")
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(_plain(cell)) for cell in row))
-    return made
 
 
 def machines(found: Sequence[Machine]) -> None:
@@ -176,10 +150,6 @@ def status(found: Mapping[str, Mapping[str, Any]], url: str) -> None:
     )
 
 
-def state(value: str) -> Text:
-    return Text(value, style=COLOURS.get(value, ""))
-
-
 def phase(session: Session) -> Text:
     """A small picture of the boot: one dot for each of dhcp, tftp, script, iscsi, booted."""
     now = session["boot_phase"]
@@ -217,7 +187,3 @@ def moment(value: str | None) -> str:
 
 def seconds_between(before: str, after: str) -> float:
     return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()
-
-
-def _plain(value: Any) -> str:
-    return "" if value is None else str(value)

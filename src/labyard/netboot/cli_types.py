@@ -11,7 +11,6 @@ from labyard.netboot.client import Client
 
 MachineArgument = Annotated[str, typer.Argument(help="A registered machine, by name or id.")]
 ImageArgument = Annotated[str, typer.Argument(help="An image, by name or id.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 class Method(StrEnum):

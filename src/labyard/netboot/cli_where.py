@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from labyard.inventory import InventoryError
-from labyard.lab import Lab, LabHost
-from labyard.netboot.client import Client, NetbootError
+from labyard.client.http import ClientError
+from labyard.client.where import LabService
+from labyard.netboot.client import Client
 from labyard.netboot.client_http import cache_folder
-
-GROUP = "netboot"
-SOMEWHERE = "192.0.2.1"  # TEST-NET-1 (RFC 5737): only asks the routing table, sends nothing
 
 
 @dataclass
@@ -27,8 +23,8 @@ class Where:
 
     @cached_property
     def client(self) -> Client:
-        """A client of the service. NetbootError when the inventory cannot be used or has no password."""
-        given = (self.url or self._url(), self.user, self.password or self._password())
+        """A client of the service. ClientError when the inventory cannot be used or has no password."""
+        given = (self.url or self._service.url, self.user, self.password or self._password())
         return Client(*given, cache=cache_folder())
 
     @property
@@ -36,38 +32,17 @@ class Where:
         """The inventory's file with the admin's password, if the password came from there."""
         if self.user != "admin" or self.password or self.url:
             return None
-        folder = self.inventory if self.inventory.is_dir() else self.inventory.parent
-        file = folder / ".secrets" / "netboot_admin_password"
-        return file if file.exists() else None
+        return self._service.secret_file("admin_password")
 
     @cached_property
-    def _host(self) -> LabHost:
-        try:
-            return Lab(self.inventory).host(GROUP)
-        except InventoryError as error:
-            raise NetbootError(f"{error}; or say where the service is, with --url or LABYARD_NETBOOT_URL") from error
-
-    def _url(self) -> str:
-        host = self._host
-        listens = str(host.value("netboot_http_host", ""))
-        address = listens if listens not in ("", "0.0.0.0") else _address(host)
-        return f"http://{address}:{host.value('netboot_http_port')}"
+    def _service(self) -> LabService:
+        return LabService(self.inventory, "netboot")
 
     def _password(self) -> str:
-        password = str(self._host.value("netboot_admin_password", "") if self.user == "admin" else "")
+        password = self._service.value("admin_password") if self.user == "admin" else ""
         if not password:
-            raise NetbootError(
+            raise ClientError(
                 f"no password for user {self.user}: put it into a file and name it with --password-file, or set "
                 "LABYARD_NETBOOT_PASSWORD"
             )
         return password
-
-
-def _address(host: LabHost) -> str:
-    """Where this machine reaches a lab host: where Ansible does, or the address of its default route."""
-    if host.url.startswith("ssh"):
-        return str(host.value("ansible_host", host.name))
-    found = host.run(f"ip -4 -json route get {SOMEWHERE}")
-    if found.rc != 0:
-        raise NetbootError(f"lab host {host.name} does not answer; build the lab with: make lab")
-    return str(json.loads(found.stdout)[0]["prefsrc"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from labyard.client.http import ClientError
 from labyard.netboot.answers import (
     Conversion,
     Event,
@@ -28,9 +29,7 @@ from labyard.netboot.answers import (
     Session,
     Started,
 )
-from labyard.netboot.client_http import Connection, NetbootError
-
-__all__ = ["Client", "NetbootError"]
+from labyard.netboot.client_http import Connection
 
 API = "/api/v1"
 PAGE = 1000  # the most that a list gives at once
@@ -44,7 +43,7 @@ def _nothing(done: int) -> None: ...
 class Client:
     """`url` has no path, `timeout` is seconds for one answer, `cache` the folder that keeps the token; None for none.
 
-    Every method raises NetbootError.
+    Every method raises ClientError.
     """
 
     def __init__(self, url: str, user: str, password: str, *, cache: Path | None = None, timeout: float = 60) -> None:
@@ -103,7 +102,7 @@ class Client:
             image = begun[0]
             received = self._received(image["id"])
             if received["size_bytes"] != size:
-                raise NetbootError(
+                raise ClientError(
                     f"an upload of another file ({received['size_bytes']} bytes) as {name} is not finished; "
                     f"take it away first: labyard netboot images rm {name}"
                 )
@@ -122,7 +121,7 @@ class Client:
                 try:
                     sent = self._call(Received, "PUT", where, params={"offset": sent}, content=piece)["received"]
                     tries = 0
-                except NetbootError as error:
+                except ClientError as error:
                     tries += 1
                     if error.status not in (0, 409) or tries > 5:
                         raise
@@ -146,14 +145,14 @@ class Client:
         return self._call(Message, "POST", f"/images/{image_id}/convert", json={"target_format": target_format})
 
     def ingest(self, image_id: int, progress: Callable[[int], object] = _nothing) -> Image:
-        """Wait until an image is ready. NetbootError when it turned out bad. `progress` gets percent."""
+        """Wait until an image is ready. ClientError when it turned out bad. `progress` gets percent."""
         while True:
             state = self._call(Conversion, "GET", f"/images/{image_id}/conversion-status")
             progress(int(state["processing_info"]["progress"]))
             if state["status"] == "ready":
                 return self._call(Image, "GET", f"/images/{image_id}")
             if state["status"] == "error":
-                raise NetbootError(f"image {state['name']}: {state['error_message']}")
+                raise ClientError(f"image {state['name']}: {state['error_message']}")
             time.sleep(0.3)
 
     def remove_image(self, image_id: int) -> Message:
@@ -181,7 +180,7 @@ class Client:
                 return session
         name = machine["name"]
         how = f"labyard netboot start {shlex.quote(name)} IMAGE"
-        raise NetbootError(f"machine {name} has no session; start one: {how}", 404)
+        raise ClientError(f"machine {name} has no session; start one: {how}", 404)
 
     def script(self, machine_id: int) -> Script:
         return self._call(Script, "GET", f"{API}/sessions/machine/{machine_id}/boot-script")
@@ -198,7 +197,7 @@ class Client:
         """Events as they come, without end; None whenever nothing came for `quiet` seconds.
 
         `last` is the id of an event to go on from, 0 for all that there were. A stream that breaks is taken up again
-        where it was (Last-Event-ID); NetbootError when that does not work for `give_up` seconds.
+        where it was (Last-Event-ID); ClientError when that does not work for `give_up` seconds.
         """
         query = {} if session_id is None else {"session_id": session_id}
         if last is None:
@@ -219,8 +218,8 @@ class Client:
             except httpx.ReadTimeout:
                 yield None
                 continue
-            except (httpx.TransportError, NetbootError) as error:
-                told = error if isinstance(error, NetbootError) else self._http.unreachable(error)
+            except (httpx.TransportError, ClientError) as error:
+                told = error if isinstance(error, ClientError) else self._http.unreachable(error)
                 broken = broken or time.monotonic()
                 if told.status or time.monotonic() - broken > give_up:
                     raise told from error
@@ -271,4 +270,4 @@ def _named(kind: str, name: str, known: list[Any]) -> Any:
     for one in [one for one in known if one["name"] == name] + by_id:
         return one
     names = ", ".join(one["name"] for one in known[:12]) + (", …" if len(known) > 12 else "")
-    raise NetbootError(f"there is no {kind} {name!r}; there are: {names or 'none yet'}", 404)
+    raise ClientError(f"there is no {kind} {name!r}; there are: {names or 'none yet'}", 404)

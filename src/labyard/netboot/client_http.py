@@ -1,51 +1,40 @@
-"""How the client talks: login, the kept token, errors as one plain line (contract section 4), the event stream."""
+"""How the client talks: login, the kept token, the event stream."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
-import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
+from labyard.client.http import ClientError, Http
+
 T = TypeVar("T")
 
-
-class NetbootError(Exception):
-    """What went wrong and the way out, in one line. `status` is the HTTP status; 0 when nothing answered."""
-
-    def __init__(self, message: str, status: int = 0, code: str = "") -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+HINTS = {403: "log in as a user who has that role: --user, or LABYARD_NETBOOT_USER"}
 
 
-class Connection:
+class Connection(Http):
     """Requests of one user. Logs in when it must, and keeps the token in `cache` (0600) for the next command: the
     service takes 20 logins in 5 minutes from one address. `timeout` is seconds for one answer."""
 
     def __init__(self, url: str, user: str, password: str, cache: Path | None, timeout: float) -> None:
-        self.url = url.rstrip("/")
+        super().__init__(url, "netboot", timeout, HINTS)
         self.user = user
         self.password = password
         self._file = token_file(self.url, user, password, cache) if cache else None
         self._token = _kept_token(self._file)
-        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(timeout, connect=5), verify=_tls())
-
-    def close(self) -> None:
-        self._http.close()
 
     def call(self, kind: type[T], method: str, path: str, **given: Any) -> T:
-        """The body of a good answer, which the contract says is a `kind`. NetbootError for any other."""
-        answer = self._send(method, path, **given)
-        found: T = self._body(answer)
+        """The body of a good answer, which the contract says is a `kind`. ClientError for any other."""
+        answer = self._send_signed(method, path, **given)
+        found: T = self.body(answer)
         return found
 
     @contextmanager
@@ -53,7 +42,7 @@ class Connection:
         self, path: str, query: dict[str, Any], headers: dict[str, str], quiet: float
     ) -> Iterator[Iterator[str]]:
         """Lines of an event stream. httpx.TransportError when it breaks, ReadTimeout after `quiet` silent seconds."""
-        answer = self._send(
+        answer = self._send_signed(
             "GET",
             path,
             params=query,
@@ -64,7 +53,7 @@ class Connection:
         try:
             if answer.status_code != 200:
                 answer.read()
-                self._body(answer)
+                self.body(answer)
             yield answer.iter_lines()
         finally:
             answer.close()
@@ -73,78 +62,31 @@ class Connection:
         if self._file:
             self._file.unlink(missing_ok=True)
 
-    def unreachable(self, error: httpx.TransportError) -> NetbootError:
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return NetbootError(f"nothing answers at {self.url}; is the lab up? Build it with: make lab")
-        kind = type(error).__name__
-        return NetbootError(f"{self.url} did not answer ({kind}); `labyard status` shows whether its host is well")
-
-    def _send(self, method: str, path: str, *, stream: bool = False, **given: Any) -> httpx.Response:
+    def _send_signed(self, method: str, path: str, *, stream: bool = False, **given: Any) -> httpx.Response:
         headers = given.pop("headers", {})
         for again in (False, True):
             if self._token is None or again:
                 self._login()
-            request = self._http.build_request(
-                method, path, headers=headers | {"Authorization": f"Bearer {self._token}"}, **given
-            )
-            try:
-                answer = self._http.send(request, stream=stream)
-            except httpx.ReadTimeout:
-                if stream:
-                    raise
-                raise NetbootError(f"{self.url} did not answer in time; its journal on the lab host says why") from None
-            except httpx.TransportError as error:
-                raise self.unreachable(error) from error
+            signed = headers | {"Authorization": f"Bearer {self._token}"}
+            answer = self.send(method, path, stream=stream, headers=signed, **given)
             if answer.status_code != 401:
                 break
             answer.close()
         return answer
 
     def _login(self) -> None:
-        try:
-            answer = self._http.post("/auth/login", json={"username": self.user, "password": self.password})
-        except httpx.TransportError as error:
-            raise self.unreachable(error) from error
+        answer = self.send("POST", "/auth/login", json={"username": self.user, "password": self.password})
         if answer.status_code == 401:
-            raise NetbootError(
+            raise ClientError(
                 f"{self.url} refuses user {self.user} with this password; give the right one with --password-file or "
                 "LABYARD_NETBOOT_PASSWORD (five wrong ones lock the name for 30 minutes)",
                 401,
                 "authentication_error",
             )
-        tokens = self._body(answer)
+        tokens = self.body(answer)
         self._token = tokens["access_token"]
         if self._file:
             _keep_token(self._file, tokens)
-
-    def _body(self, answer: httpx.Response) -> Any:
-        try:
-            body = answer.json()
-        except ValueError:
-            what = f"{self.url} answered {answer.status_code} with something that is not JSON"
-            raise NetbootError(f"{what}: is the netboot service there?", answer.status_code) from None
-        if answer.is_success:
-            return body
-        code = body.get("error", "") if isinstance(body, dict) else ""
-        raise NetbootError(error_text(answer.status_code, body, answer.headers), answer.status_code, code)
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """One for all: reading the certificate authorities takes longer than a request."""
-    return httpx.create_ssl_context()
-
-
-def error_text(status: int, body: Any, headers: Mapping[str, str]) -> str:
-    """One line of the service's error body (contract section 4), with the way out where it has none."""
-    detail = body.get("detail", body) if isinstance(body, dict) else body
-    if isinstance(detail, list):
-        detail = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in detail)
-    if status == 403:
-        return f"{detail}; log in as a user who has that role: --user, or LABYARD_NETBOOT_USER"
-    if status == 429:
-        return f"too many requests; try again in {headers.get('Retry-After', 'some')} s"
-    return str(detail)
 
 
 def cache_folder() -> Path:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from fastapi import FastAPI
+from live_server import LiveServer, free_port
 from structlog.testing import capture_logs
 
 from labyard.netboot.app import build
@@ -25,48 +21,20 @@ PASSWORD = "Correct-horse-7"
 DISK = b"\0" * 510 + b"\x55\xaa"  # a disk with a boot sector
 
 
-class Server:
-    """The app on a port of its own. `stop` and `start` again: the service restarts."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.start()
-
-    def start(self) -> None:
-        self.app: FastAPI = build(self.settings)
-        config = uvicorn.Config(
-            self.app, "127.0.0.1", self.settings.http_port, log_config=None, timeout_graceful_shutdown=1
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        deadline = time.monotonic() + 20
-        while not self._server.started:
-            assert self._thread.is_alive() and time.monotonic() < deadline, "the service did not start"
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(timeout=20)
-
-    @property
-    def netboot(self) -> Netboot:
-        found: Netboot = self.app.state.netboot
-        return found
-
-
 @dataclass
 class Service:
     """The running service, its settings and an admin's client."""
 
-    server: Server
+    settings: Settings
+    server: LiveServer
     url: str
     password: str
     client: Client
 
     @property
-    def settings(self) -> Settings:
-        return self.server.settings
+    def netboot(self) -> Netboot:
+        found: Netboot = self.server.app.state.netboot
+        return found
 
     def image(self, name: str, folder: Path) -> dict[str, Any]:
         """An uploaded image that is ready."""
@@ -77,12 +45,6 @@ class Service:
     def event(self, session_id: int, kind: str) -> None:
         """A boot event, by hand."""
         self.client._call(dict[str, Any], "POST", f"/api/v1/sessions/{session_id}/events", json={"type": kind})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -110,8 +72,8 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_hashes: None) ->
     url = f"http://127.0.0.1:{settings.http_port}"
     # Its log would be in what commands and modules print.
     with capture_logs(), Client(url, "admin", PASSWORD, cache=tmp_path / "cache/labyard") as client:
-        server = Server(settings)
-        yield Service(server, url, PASSWORD, client)
+        server = LiveServer(lambda: build(settings), settings.http_port)
+        yield Service(settings, server, url, PASSWORD, client)
         server.stop()
 
 

@@ -20,8 +20,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from labyard.cli import app
-from labyard.netboot import cli_show, cli_types, cli_where, models
-from labyard.netboot.client import Client, NetbootError
+from labyard.client import commands
+from labyard.client.http import ClientError
+from labyard.netboot import cli_types, cli_where, models
+from labyard.netboot.client import Client
 from labyard.netboot.client_http import token_file
 
 MAC = "52:54:00:00:00:01"
@@ -35,7 +37,7 @@ def run(live: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command as a shell does, with the service named by the environment."""
     monkeypatch.setenv("LABYARD_NETBOOT_URL", live.url)
     monkeypatch.setenv("LABYARD_NETBOOT_PASSWORD", live.password)
-    monkeypatch.setattr(cli_show.console, "_width", 160)
+    monkeypatch.setattr(commands.console, "_width", 160)
 
     def call(*words: str, expect: int = 0) -> Result:
         result = CliRunner().invoke(app, ["netboot", *words])
@@ -129,7 +131,7 @@ def test_upload_goes_on_where_it_stopped(live: Any, tmp_path: Path, monkeypatch:
     given = {"name": "half", "filename": "half.raw", "size_bytes": 7}
     half = live.client._call(dict, "POST", "/images/uploads", json=given)
     assert half["status"] == "uploading"
-    with pytest.raises(NetbootError, match="images rm half"):
+    with pytest.raises(ClientError, match="images rm half"):
         live.client.upload(file, "half")
 
 
@@ -272,7 +274,7 @@ def test_stream_goes_on_after_a_restart_of_the_service(live: Any, ready: None) -
 def test_stream_gives_up_when_nothing_comes_back(live: Any, ready: None) -> None:
     stream = live.client.follow(quiet=1, give_up=1)
     live.server.stop()
-    with pytest.raises(NetbootError, match="nothing answers"):
+    with pytest.raises(ClientError, match="nothing answers"):
         list(stream)
     live.server.start()
 
@@ -329,7 +331,7 @@ def test_service_and_password_come_from_the_inventory(live: Any, tmp_path: Path)
     (tmp_path / "hosts.yml").write_text(json.dumps(inventory))
     where = cli_where.Where(tmp_path, "", "admin", "")
     assert where.client.machines() == []
-    with pytest.raises(NetbootError, match="no password for user carol"):
+    with pytest.raises(ClientError, match="no password for user carol"):
         _ = cli_where.Where(tmp_path, "", "carol", "").client
 
 
@@ -347,7 +349,7 @@ def test_token_is_kept_for_the_next_command_only_with_the_same_password(live: An
         assert second._http._token == first._http._token
     with (
         Client(live.url, "admin", "Wrong-horse-7", cache=folder) as wrong,
-        pytest.raises(NetbootError, match="refuses"),
+        pytest.raises(ClientError, match="refuses"),
     ):
         wrong.machines()
     kept.write_text(json.dumps({"token": "x.y.z", "until": 2**40}))  # revoked since

@@ -257,7 +257,7 @@ def test_what_is_not_there(run: Run, machine: str, image: str) -> None:
 
 def test_session_left_half_way_is_cleaned_up_and_started(run: Run, live: Any, machine: str, image: str) -> None:
     first = run("netboot_session", machine=machine, image=image)["session"]
-    faults = live.server.netboot.provision.adapters.iscsi.faults
+    faults = live.netboot.provision.adapters.iscsi.faults
     faults["remove"] = Fault.RAISE
     assert run("netboot_session", machine=machine, state="stopped")["failed"]
     assert live.client.session(first["id"])["cleanup_pending"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from labyard.vms.schemas import DiskCreate, TemplateCreate, VmCreate
 from labyard.vms.service.manager import VmManager
 from labyard.vms.settings import Settings
 
+from .fake_service import FakeServer
 from .fakes import FakeHypervisor, FakeImages, FakeNetwork, FakeSeeds
 
 
@@ -109,3 +111,13 @@ def lab(make_lab: Callable[..., Lab]) -> Lab:
     lab = make_lab()
     lab.manager.templates.create(TemplateCreate(name="small", cpu_count=1, ram_amount=512))
     return lab
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    """A fake VM manager for its clients. It runs, and the environment names no other."""
+    for name in [name for name in os.environ if name.startswith("LABYARD_")]:
+        monkeypatch.delenv(name)
+    server = FakeServer()
+    yield server
+    server.stop()

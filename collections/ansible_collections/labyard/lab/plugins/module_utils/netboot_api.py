@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Labyard
 # SPDX-License-Identifier: Apache-2.0
-"""The netboot service's HTTP API (contract sections 4 and 5) for the netboot_* modules: Ansible's own means only."""
+"""The netboot service's HTTP API (contract sections 4 and 5) for the netboot_* modules: login and the kept token."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import hashlib
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ansible.module_utils.urls import open_url
+from ansible_collections.labyard.lab.plugins.module_utils import service_api
+from ansible_collections.labyard.lab.plugins.module_utils.service_api import Refused, ServiceApi
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -22,52 +21,37 @@ PAGE = 1000  # the most that a list gives at once
 LIVE = ("starting", "active", "stopping")
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "url": {"type": "str", "required": True},
+    **service_api.ARGUMENTS,
     "username": {"type": "str", "default": "admin"},
     "password": {"type": "str", "required": True, "no_log": True},
-    "validate_certs": {"type": "bool", "default": True},
 }
 
 
-class Refused(Exception):
-    """The service's answer was an error. `status` is the HTTP status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class NetbootApi:
+class NetbootApi(ServiceApi):
     """Calls the service as the user of the module's arguments. What cannot be helped ends the module (fail_json)."""
 
+    service = "netboot"
+    hints: ClassVar[dict[int, str]] = {403: "give the username and password of a user who has that role"}
+
     def __init__(self, module: AnsibleModule) -> None:
-        self.module = module
-        self.url = module.params["url"].rstrip("/")
+        super().__init__(module)
         self._file = token_file(self.url, module.params["username"], module.params["password"])
         self._token = _kept_token(self._file)
 
-    def call(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **query: Any) -> Any:
-        """The JSON of a good answer. A refusal ends the module with the service's own words."""
-        try:
-            return self.ask(method, path, body, **query)
-        except Refused as error:
-            self.fail(str(error))
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def ask(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **query: Any) -> Any:
-        """As `call`, but raises Refused."""
+        """As `call`, but raises Refused. Logs in when it must."""
         if self._token is None:
             self._login()
         try:
-            return self._send(method, path, body, query)
+            return super().ask(method, path, body, **query)
         except Refused as error:
             if error.status != 401:
                 raise
         self._login()
-        return self._send(method, path, body, query)
-
-    def fail(self, message: str, **facts: Any) -> NoReturn:
-        self.module.fail_json(msg=message, **facts)
-        raise AssertionError("fail_json ends the module")
+        return super().ask(method, path, body, **query)
 
     def named(self, kind: str, name: str) -> dict[str, Any] | None:
         """The machine or image (`kind`: machines, images) of exactly this name."""
@@ -92,7 +76,7 @@ class NetbootApi:
         given = {"username": self.module.params["username"], "password": self.module.params["password"]}
         self._token = None
         try:
-            tokens = self._send("POST", "/auth/login", given, {})
+            tokens = super().ask("POST", "/auth/login", given)
         except Refused as error:
             if error.status == 401:
                 self.fail(
@@ -102,50 +86,6 @@ class NetbootApi:
             self.fail(str(error))
         self._token = tokens["access_token"]
         _keep_token(self._file, tokens)
-
-    def _send(self, method: str, path: str, body: dict[str, Any] | bytes | None, query: dict[str, Any]) -> Any:
-        headers = {"Accept": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        data = body
-        if isinstance(body, dict):
-            data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        elif body is not None:
-            headers["Content-Type"] = "application/octet-stream"
-        where = self.url + path + ("?" + urlencode(query) if query else "")
-        try:
-            with open_url(
-                where,
-                method=method,
-                data=data,
-                headers=headers,
-                timeout=120,
-                validate_certs=self.module.params["validate_certs"],
-                http_agent="labyard",
-            ) as answer:
-                return json.loads(answer.read())
-        except HTTPError as error:
-            raise Refused(error.code, _error_text(error)) from error
-        except (URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            self.fail(f"nothing answers at {self.url} ({reason}); is the lab up? Build it with: make lab")
-        except ValueError:
-            self.fail(f"{self.url} answers, but not with JSON: is the netboot service there?")
-
-
-def _error_text(error: HTTPError) -> str:
-    """One line of the service's error body."""
-    try:
-        detail = json.loads(error.read())["detail"]
-    except (ValueError, KeyError, TypeError, OSError):
-        return f"{error.url} answered {error.code}: is the netboot service there?"
-    if isinstance(detail, list):
-        detail = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in detail)
-    if error.code == 429:
-        return f"too many requests; try again in {error.headers.get('Retry-After', 'some')} s"
-    if error.code == 403:
-        return f"{detail}; give the username and password of a user who has that role"
-    return str(detail)
 
 
 def token_file(url: str, user: str, password: str) -> str:

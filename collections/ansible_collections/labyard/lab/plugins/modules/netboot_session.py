@@ -108,7 +108,8 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.labyard.lab.plugins.module_utils.netboot_api import API, ARGUMENTS, NetbootApi, Refused
+from ansible_collections.labyard.lab.plugins.module_utils.netboot_api import API, ARGUMENTS, NetbootApi
+from ansible_collections.labyard.lab.plugins.module_utils.service_api import Refused
 
 HOW = ("boot_method", "transport")
 

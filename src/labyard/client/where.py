@@ -1,0 +1,63 @@
+"""Where a service of a lab is, by the inventory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from labyard.client.http import ClientError
+from labyard.inventory import InventoryError
+from labyard.lab import Lab, LabHost
+
+SOMEWHERE = "192.0.2.1"  # TEST-NET-1 (RFC 5737): only asks the routing table, sends nothing
+
+
+@dataclass
+class LabService:
+    """A service is on the first host of the inventory's group that has its name, and its variables begin with it."""
+
+    inventory: Path
+    name: str
+
+    @cached_property
+    def host(self) -> LabHost:
+        """ClientError when the inventory cannot be used or has no such host."""
+        try:
+            return Lab(self.inventory).host(self.name)
+        except InventoryError as error:
+            raise self._unknown(str(error)) from error
+
+    def value(self, name: str) -> str:
+        """A variable of the service, without the service's name; empty when it is not set."""
+        found = self.host.value(f"{self.name}_{name}")
+        return "" if found is None else str(found)
+
+    @property
+    def url(self) -> str:
+        """http://HOST:PORT. ClientError when the inventory does not tell, or the host does not answer."""
+        port = self.value("http_port")
+        if not port:
+            raise self._unknown(f"host {self.host.name} has no {self.name}_http_port in {self.inventory}")
+        listens = self.value("http_host")
+        return f"http://{listens if listens not in ('', '0.0.0.0') else _address(self.host)}:{port}"
+
+    def secret_file(self, name: str) -> Path | None:
+        """The inventory's file with a generated secret of the service, if there is one."""
+        folder = self.inventory if self.inventory.is_dir() else self.inventory.parent
+        file = folder / ".secrets" / f"{self.name}_{name}"
+        return file if file.exists() else None
+
+    def _unknown(self, why: str) -> ClientError:
+        return ClientError(f"{why}; or say where the service is, with --url or LABYARD_{self.name.upper()}_URL")
+
+
+def _address(host: LabHost) -> str:
+    """Where this machine reaches a lab host: where Ansible does, or the address of its default route."""
+    if host.url.startswith("ssh"):
+        return str(host.value("ansible_host", host.name))
+    found = host.run(f"ip -4 -json route get {SOMEWHERE}")
+    if found.rc != 0:
+        raise ClientError(f"lab host {host.name} does not answer; build the lab with: make lab")
+    return str(json.loads(found.stdout)[0]["prefsrc"])
