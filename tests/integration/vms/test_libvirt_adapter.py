@@ -637,4 +637,11 @@ class TestAccel:
         assert accel.resolve(raw, "auto", probe, storage) == first
         assert time.monotonic() - begun < 2
         assert first.domain_type in ("qemu", "kvm")
-        print(first)
+        assert "probe guest" in first.reason or "does not offer" in first.reason
+
+    def test_a_probe_that_cannot_be_started_proves_nothing(
+        self, raw: object, storage: Path, probe: accel.Probe
+    ) -> None:
+        found = accel.resolve(raw, "auto", replace(probe, kernel=storage / "missing"), storage)
+        assert found.domain_type == "qemu"
+        assert "not tried" in found.reason or "does not offer" in found.reason
