@@ -1,4 +1,8 @@
-"""The adapters of the VM manager on a real libvirtd. Run inside a VM host, as root: they skip where there is none."""
+"""The adapters of the VM manager on a real libvirtd; they skip where there is none.
+
+Run inside a VM host, as root, with the distribution's Python: pytest --noconftest integration/vms/test_libvirt_adapter.py
+(from tests/, with src/ and tests/ in PYTHONPATH). They need the standard library, pytest, libvirt and dnsmasq-utils.
+"""
 
 from __future__ import annotations
 
