@@ -1,7 +1,7 @@
 """The adapters of the VM manager on a real libvirtd; they skip where there is none.
 
-Run inside a VM host, as root, with the distribution's Python: pytest --noconftest integration/vms/test_libvirt_adapter.py
-(from tests/, with src/ and tests/ in PYTHONPATH). They need the standard library, pytest, libvirt and dnsmasq-utils.
+Run inside a VM host, as root, with the distribution's Python, from tests/, with src/ and tests/ in PYTHONPATH:
+pytest --noconftest integration/vms/test_libvirt_adapter.py. They need pytest, python3-libvirt, dnsmasq-utils, no more.
 """
 
 from __future__ import annotations
