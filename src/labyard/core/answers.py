@@ -54,13 +54,13 @@ async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     if error.status >= 500:
         log.error("request failed", error=error.code, detail=error.detail)
-    detail = error.detail if isinstance(error.detail, str) else [_field_error(item) for item in error.detail]
+    detail = error.detail if isinstance(error.detail, str) else [field_error(item) for item in error.detail]
     return error_answer(error.status, error.code, detail, error.headers)
 
 
 async def _bad_input(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_answer(422, "validation_error", [_field_error(item) for item in error.errors()])
+    return error_answer(422, "validation_error", [field_error(item) for item in error.errors()])
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -87,7 +87,8 @@ async def _not_text(request: Request, error: Exception) -> Response:
     return error_answer(422, "validation_error", [item])
 
 
-def _field_error(item: Mapping[str, Any]) -> dict[str, Any]:
+def field_error(item: Mapping[str, Any]) -> dict[str, Any]:
+    """One of pydantic's errors as an answer may carry it: no secrets, nothing that JSON cannot hold."""
     loc = list(item["loc"])
     value = item.get("input")
     if any(is_secret(str(part)) for part in loc):

@@ -57,16 +57,19 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Database:
-    """Sessions for reading and for writing. `url` is SQLAlchemy's, of an SQLite file or a PostgreSQL database."""
+    """Sessions for reading and for writing. `url` is SQLAlchemy's, of an SQLite file or a PostgreSQL database.
 
-    def __init__(self, url: str) -> None:
+    `busy_timeout`: milliseconds that SQLite waits for another process's write.
+    """
+
+    def __init__(self, url: str, busy_timeout: int = 30_000) -> None:
         address = make_url(url)
         sqlite = address.get_backend_name() == "sqlite"
         if not sqlite:
             address = address.set(drivername="postgresql+psycopg")
         self.engine: Engine = create_engine(address, hide_parameters=True, **(SQLITE if sqlite else POSTGRESQL))
         if sqlite:
-            _tune_sqlite(self.engine)
+            _tune_sqlite(self.engine, busy_timeout)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False, autoflush=True)
         # The writers of this process wait here: that is fair, and takes no connection.
         self._writer = threading.RLock()
@@ -103,12 +106,12 @@ class Database:
         self.engine.dispose()
 
 
-def _tune_sqlite(engine: Engine) -> None:
+def _tune_sqlite(engine: Engine, busy_timeout: int) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _: Any) -> None:
         # The driver must not open transactions by itself: BEGIN IMMEDIATE is ours.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        for pragma in (f"busy_timeout={busy_timeout}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         # SQLite's own knows ASCII only, and a search is to find "Žilina" by "ŽILINA" on every database.
         connection.create_function("lower", 1, _lower, deterministic=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import structlog
@@ -47,8 +47,11 @@ def _add_request(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMap
     return event
 
 
-def configure(level: str = "info", as_json: bool | None = None) -> None:
-    """Send structlog and the standard library's logging to standard output. `as_json` None: unless it is a terminal."""
+def configure(level: str = "info", as_json: bool | None = None, handlers: Sequence[logging.Handler] = ()) -> None:
+    """Send structlog and the standard library's logging to standard output, and to `handlers`.
+
+    `as_json` None: unless it is a terminal.
+    """
     if as_json is None:
         as_json = not sys.stdout.isatty()
     shared: list[structlog.typing.Processor] = [
@@ -75,15 +78,14 @@ def configure(level: str = "info", as_json: bool | None = None) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [logging.StreamHandler(sys.stdout), *handlers]
+    for handler in root.handlers:
+        handler.setFormatter(formatter)
     root.setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)

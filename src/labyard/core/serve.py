@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
 from labyard.core import logging
-from labyard.core.settings import ServiceSettings
+from labyard.core.settings import Served
 
-S = TypeVar("S", bound=ServiceSettings)
+S = TypeVar("S", bound=Served)
 
 # Seconds that requests in flight get after SIGTERM; systemd kills after 30. What they leave, the next start undoes.
 GRACE = 20
@@ -37,7 +37,7 @@ def serve(settings_class: type[S], build: Callable[[S], FastAPI]) -> NoReturn:
         settings = settings_class()
     except ValidationError as error:
         _stop("The settings are wrong:", *problems(settings_class, error), "All settings: --help")
-    logging.configure(settings.log_level)
+    logging.configure(settings.log_level, handlers=settings.log_handlers())
     listening = _listen(settings)
     config = uvicorn.Config(
         build(settings),
@@ -60,7 +60,7 @@ def serve(settings_class: type[S], build: Callable[[S], FastAPI]) -> NoReturn:
     os._exit(0 if server.started else 3)
 
 
-def problems(settings_class: type[ServiceSettings], error: ValidationError) -> list[str]:
+def problems(settings_class: type[Served], error: ValidationError) -> list[str]:
     """One plain line for each: which environment variable, what is wrong. Values of secrets are not in it."""
     lines = []
     for item in error.errors(include_url=False, include_context=False):
@@ -74,7 +74,7 @@ def problems(settings_class: type[ServiceSettings], error: ValidationError) -> l
     return lines
 
 
-def describe(settings_class: type[ServiceSettings]) -> str:
+def describe(settings_class: type[Served]) -> str:
     """Every setting: environment variable, default, what it is."""
     lines = ["Settings, from the environment:", ""]
     for name, field in settings_class.model_fields.items():
@@ -86,23 +86,23 @@ def describe(settings_class: type[ServiceSettings]) -> str:
     return "\n".join(lines)
 
 
-def _variable(settings_class: type[ServiceSettings], name: str) -> str:
+def _variable(settings_class: type[Served], name: str) -> str:
     return f"{settings_class.model_config.get('env_prefix', '')}{name}".upper()
 
 
-def _is_secret(settings_class: type[ServiceSettings], name: str) -> bool:
+def _is_secret(settings_class: type[Served], name: str) -> bool:
     field = settings_class.model_fields.get(name)
     # A Redis or database address may hold a password.
     return field is None or field.annotation is SecretStr or name.endswith("_url") or logging.is_secret(name)
 
 
-def _listen(settings: ServiceSettings) -> socket.socket:
-    host, port = settings.http_host, settings.http_port
+def _listen(settings: Served) -> socket.socket:
+    host, port = (getattr(settings, name) for name in settings.bind_fields)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        names = [_variable(type(settings), name) for name in ("http_host", "http_port")]
+        names = [_variable(type(settings), name) for name in settings.bind_fields]
         reason = os.strerror(error.errno) if error.errno else str(error)
         _stop(
             f"Cannot listen on {host} port {port}: {reason}. Set {' and '.join(names)} to a free address of this host."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,7 +24,19 @@ def networks(text: str) -> list[Network]:
     return [ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()]
 
 
-class ServiceSettings(BaseSettings):
+class Served(BaseSettings):
+    """What `serve` needs to know. `bind_fields` names the settings with the host and the port to listen on."""
+
+    bind_fields: ClassVar[tuple[str, str]] = ("http_host", "http_port")
+
+    log_level: str = "info"
+
+    def log_handlers(self) -> Sequence[logging.Handler]:
+        """Where the log goes besides standard output."""
+        return ()
+
+
+class ServiceSettings(Served):
     """A subclass gives `env_prefix` in its `model_config`. Times are seconds unless the name says otherwise."""
 
     model_config = SettingsConfigDict(extra="ignore")

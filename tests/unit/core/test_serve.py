@@ -186,7 +186,7 @@ class TestRefusing:
         assert "LAB_HTTP_PORT" in err and "LAB_ACCESS_TOKEN_MINUTES" in err
 
     def test_a_port_in_use(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr("labyard.core.logging.configure", lambda level: None)
+        monkeypatch.setattr("labyard.core.logging.configure", lambda level, handlers: None)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = str(listening.getsockname()[1])
             assert self.ends(monkeypatch, LAB_HTTP_HOST="127.0.0.1", LAB_HTTP_PORT=port) == 2

@@ -1,16 +1,14 @@
-"""A NoCloud seed: an ISO 9660 image that cloud-init reads its data from (cloud-init reference, "NoCloud")."""
+"""The NoCloud seed of a session: what cloud-init is told (cloud-init reference, "NoCloud")."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pycdlib
 import yaml
+
+from labyard.core.seed import write_image
 
 LABEL = "CIDATA"
 HEADER = "#cloud-config"
@@ -33,16 +31,7 @@ class Seed:
 
 def write_seed(path: Path, seed: Seed) -> None:
     """Write the image, mode 0600, by another name first. OSError; ValueError when user_data is no good cloud-config."""
-    image = _image(_files(seed))
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # makes it 0600
-    new = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(image)
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+    write_image(path, LABEL, _files(seed))
 
 
 def user_data_problem(user_data: str | None) -> str:
@@ -89,16 +78,3 @@ def _cloud_config(content: dict[str, Any]) -> bytes:
 
 def _yaml(content: dict[str, Any]) -> bytes:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=1000).encode()
-
-
-def _image(files: dict[str, bytes]) -> bytes:
-    """Rock Ridge for Linux, Joliet for the others; both carry the names as they are."""
-    iso = pycdlib.PyCdlib()
-    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
-    for name, content in files.items():
-        plain = f"/{name.upper().replace('-', '_')}.;1"
-        iso.add_fp(BytesIO(content), len(content), plain, rr_name=name, joliet_path=f"/{name}")
-    image = BytesIO()
-    iso.write_fp(image)
-    iso.close()
-    return image.getvalue()

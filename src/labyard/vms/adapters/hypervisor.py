@@ -67,7 +67,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class StrayProcess:
-    """A live QEMU process of ours that no row speaks for (contract section 9.2). `resource_id` as the observer names it."""
+    """A live QEMU process of ours that no row speaks for (contract section 9.2), by the name the observer gives it."""
 
     resource_id: str
 
@@ -78,8 +78,9 @@ class Hypervisor(Protocol):
     domain_type: str  # "qemu" or "kvm", as resolved
     domain_type_reason: str
 
-    def open(self, on_event: Callable[[DomainEvent], None]) -> None:
-        """Connect and watch. `on_event` is called in a thread of the hypervisor's and must only queue."""
+    def open(self, on_event: Callable[[DomainEvent], None], on_reconnect: Callable[[], None]) -> None:
+        """Connect and watch. Both are called in threads of the hypervisor's. `on_event` must only queue. `on_reconnect`
+        tells that a lost connection is there again: events were missed, so everything is to be reconciled."""
 
     def close(self) -> None: ...
 
@@ -90,6 +91,9 @@ class Hypervisor(Protocol):
 
     def domains(self) -> Mapping[str, DomainSeen]:
         """All domains of ours by VM id, active or only defined."""
+
+    def macs(self) -> frozenset[str]:
+        """The MAC addresses of all domains, ours or not, in lower case."""
 
     def is_active(self, vm_id: str) -> bool: ...
 

@@ -1,0 +1,1 @@
+"""HTTP only: parse, call the service, shape the answer. No logic."""

@@ -1,0 +1,50 @@
+"""Guests of a few bytes: one that obeys the power button, and the probe guest of VMAN_DOMAIN_TYPE=auto."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+# q35's ACPI registers, where SeaBIOS puts them: status 0x600, enable 0x602, control 0x604.
+_OBEY_POWER_BUTTON = bytes.fromhex(
+    "fb"  # sti
+    "ba0206 b80001 ef"  # out 0x602, 0x100: enable the power button
+    "ba0006"  # dx = 0x600
+    "f4 ed f6c401 74f9"  # hlt; in ax, dx; until its bit is set
+    "ba0406 b80020 ef"  # out 0x604, 0x2000: power off
+    "f4 ebfd"  # hlt for ever
+)
+_INIT = bytes.fromhex(
+    "b801000000 bf01000000 488d3510000000 ba11000000 0f05"  # write(1, message, 17)
+    "b822000000 0f05 ebf7"  # pause() for ever: init may not end
+)
+_MESSAGE = b"labyard-probe-ok\n"
+
+
+def write_obedient_disk(path: Path) -> None:
+    """A raw disk whose boot sector waits for the ACPI power button, then powers off."""
+    path.write_bytes(_OBEY_POWER_BUTTON.ljust(510, b"\0") + b"\x55\xaa" + bytes(1024 * 1024 - 512))
+
+
+def write_probe_initrd(path: Path) -> None:
+    """An initramfs whose init prints the probe's line."""
+    path.write_bytes(gzip.compress(_cpio("init", 0o100755, _elf(_INIT + _MESSAGE)) + _cpio("TRAILER!!!", 0, b"")))
+
+
+def _elf(code: bytes) -> bytes:
+    base, header = 0x400000, 64 + 56
+    size = header + len(code)
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    return (
+        ident
+        + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, base + header, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+        + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000)
+        + code
+    )
+
+
+def _cpio(name: str, mode: int, data: bytes) -> bytes:
+    fields = (1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
