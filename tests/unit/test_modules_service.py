@@ -13,6 +13,8 @@ import yaml
 
 from labyard.netboot.adapters.ipxe import generate_generic_script
 from labyard.netboot.settings import Settings
+from labyard.vms.adapters.domain_xml import NAMESPACE
+from labyard.vms.settings import Settings as VmsSettings
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "iqn.2025-01.lab.labyard"
@@ -325,6 +327,24 @@ def test_the_role_netboot_has_every_setting_and_the_services_defaults() -> None:
     handed = (ROOT / "roles/netboot/tasks/configure.yml").read_text()
     passed = dict(re.findall(r'LABYARD_NETBOOT_(\w+): "\{\{ (\w+) \}\}"', handed))
     assert passed == {name.upper(): f"netboot_{name}" for name in Settings.model_fields}
+
+
+def test_the_role_vms_hands_over_settings_and_the_services_defaults() -> None:
+    not_settings = {"vms_state", "vms_packages", "vms_after", "vms_api_host", "vms_storage_group"}
+    defaults = yaml.safe_load((ROOT / "roles/vms/defaults/main.yml").read_text())
+    names = {name: name.removeprefix("vms_") for name in defaults.keys() - not_settings}
+    names |= {"vms_http_host": "bind_host", "vms_http_port": "bind_port"}
+    handed = (ROOT / "roles/vms/tasks/configure.yml").read_text()
+    passed = dict(re.findall(r'VMAN_(\w+): "\{\{ (\w+)[ |a-z]* \}\}"', handed))
+    assert {variable: name.lower() for name, variable in passed.items()} == names
+    # What differs is what the contract wants of a role: the lab's address, and no guessing at KVM.
+    on_purpose = {"bind_host": "0.0.0.0", "domain_type": "qemu"}
+    filled = {name: defaults[variable] for variable, name in names.items() if defaults[variable] != ""}
+    assert VmsSettings(_env_file=None, **filled) == VmsSettings(_env_file=None, **on_purpose)
+
+
+def test_libvirt_purge_knows_the_services_mark(load_module: Any) -> None:
+    assert load_module("libvirt_purge").NAMESPACE == NAMESPACE
 
 
 def test_the_role_ipxe_writes_the_services_generic_script() -> None:
