@@ -36,7 +36,7 @@ class Settings(Served):
     dns: str = Field(default="8.8.8.8,8.8.4.4", description="Addresses, comma separated.")
 
     metadata_enabled: bool = True
-    metadata_bind_ip: str = "169.254.169.254"
+    metadata_bind_ip: ipaddress.IPv4Address = ipaddress.IPv4Address("169.254.169.254")
     metadata_port: int = Field(default=80, ge=0, le=65535)
 
     log_file: Path | None = Field(default=None, description="Unset: vman.log in LOG_DIR.")

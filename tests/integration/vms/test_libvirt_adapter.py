@@ -179,7 +179,7 @@ def admin(*arguments: str) -> list[list[str]]:
 
 
 def is_ours(client: str) -> bool:
-    return client.isdigit() and ["unix_process_id", ":", str(os.getpid())] in admin("client-info", "libvirtd", client)
+    return client.isdigit() and ["unix_process_id:", str(os.getpid())] in admin("client-info", "libvirtd", client)
 
 
 def qemu_pid(options: HypervisorOptions, vm_id: str) -> int:

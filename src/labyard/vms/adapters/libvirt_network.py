@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
@@ -87,10 +88,14 @@ class LibvirtNetwork:
         self._connection = connection
         self._options = options
         self._exists = options.mode in ("nat", "isolated")
+        self._making = threading.Lock()  # machines that start together find the network gone together
 
     def ensure(self) -> None:
-        if not self._exists:
-            return
+        if self._exists:
+            with self._making:
+                self._ensure()
+
+    def _ensure(self) -> None:
         connection = self._connection.get()
         network = self._find()
         if network is None:

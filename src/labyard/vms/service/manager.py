@@ -62,7 +62,7 @@ class VmManager:
         self.watch = Watch(shared, power)
         self.observer = Observer(Looker(shared).look, settings.observer_interval)
         self.metadata_server = MetadataServer(
-            (settings.metadata_bind_ip, settings.metadata_port), self.metadata.guest_at
+            (str(settings.metadata_bind_ip), settings.metadata_port), self.metadata.guest_at
         )
         shared.desk.handle = self.watch.handle
         self._running = ExitStack()
