@@ -23,7 +23,7 @@ libvirt = pytest.importorskip("libvirt", reason="python3-libvirt is missing: run
 
 from integration.vms import guests  # noqa: E402
 from labyard.core.adapter import AdapterError  # noqa: E402
-from labyard.vms.adapters import accel  # noqa: E402
+from labyard.vms.adapters import accel, libvirt_connection  # noqa: E402
 from labyard.vms.adapters.hypervisor import DataDisk, DomainEvent, DomainSpec, EventKind  # noqa: E402
 from labyard.vms.adapters.libvirt_connection import LibvirtConnection  # noqa: E402
 from labyard.vms.adapters.libvirt_hypervisor import HypervisorOptions, LibvirtHypervisor  # noqa: E402
@@ -376,6 +376,28 @@ class TestDisks:
         host.hypervisor.detach("web-1", disk_id, 5)
         host.hypervisor.start("web-1")
         assert blocks(raw, host.options, "web-1") == {}
+
+    def test_a_frozen_qemu_keeps_nobody_for_ever(
+        self, host: Host, raw: object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(libvirt_connection, "ANSWER_SECONDS", 0.5)
+        host.started("web-1")
+        pid = qemu_pid(host.options, "web-1")
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(AdapterError, match="did not answer"):
+            host.hypervisor.attach("web-1", *host.disk())
+        os.kill(pid, signal.SIGCONT)
+        monkeypatch.undo()
+        # It is plugged in by and by, and taken out again: nobody has it on record.
+        disk_id, path = host.disk()
+        eventually(lambda: host.hypervisor.attach("web-1", disk_id, path) == "sda")
+        assert list(blocks(raw, host.options, "web-1").values()) == [str(path)]
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(libvirt_connection, "ANSWER_SECONDS", 0.5)
+        with pytest.raises(AdapterError, match="did not answer"):
+            host.hypervisor.shutdown("web-1")
+        host.hypervisor.destroy("web-1")
+        assert host.hypervisor.wait_inactive("web-1", 5)
 
     def test_a_failed_attach_leaves_nothing_and_can_be_tried_again(self, host: Host, raw: object) -> None:
         host.started("web-1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 
 import libvirt
@@ -14,6 +15,7 @@ from labyard.core.adapter import AdapterError
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3  # missed answers before the connection counts as lost
 RETRY_SECONDS = 1.0
+ANSWER_SECONDS = 20.0  # what QEMU answers at once takes seconds on a busy host
 
 _log = logging.getLogger(__name__)
 _loop_lock = threading.Lock()
@@ -27,6 +29,37 @@ def asked(call: str) -> Iterator[None]:
         yield
     except libvirt.libvirtError as error:
         raise AdapterError(f"{call} failed: {error}") from error
+
+
+def asked_monitor(call: str, ask: Callable[[], object], undo: Callable[[], object] = lambda: None) -> None:
+    """`asked`, for a call that waits for QEMU to answer: libvirt would wait for a frozen one without end.
+
+    AdapterError after ANSWER_SECONDS. The call cannot be taken back; when QEMU does it later after all, `undo` follows.
+    """
+    answer: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            ask()
+        except Exception as error:
+            with suppress(InvalidStateError):
+                answer.set_exception(error)
+            return
+        try:
+            answer.set_result(None)
+        except InvalidStateError:  # nobody waits any more
+            with suppress(libvirt.libvirtError):
+                undo()
+
+    threading.Thread(target=run, name=call, daemon=True).start()
+    with asked(call):
+        try:
+            answer.result(ANSWER_SECONDS)
+        except TimeoutError:
+            # Not when the answer came just now.
+            if answer.cancel():
+                raise AdapterError(f"{call} failed: QEMU did not answer within {ANSWER_SECONDS:g} s") from None
+            answer.result()
 
 
 def _run_loop() -> None:

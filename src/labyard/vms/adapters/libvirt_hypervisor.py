@@ -22,7 +22,7 @@ from labyard.vms.adapters.hypervisor import (
     Limits,
     StrayProcess,
 )
-from labyard.vms.adapters.libvirt_connection import LibvirtConnection, asked
+from labyard.vms.adapters.libvirt_connection import LibvirtConnection, asked, asked_monitor
 from labyard.vms.adapters.libvirt_events import Story
 from labyard.vms.adapters.libvirt_network import has_mac_filter
 
@@ -127,8 +127,8 @@ class LibvirtHypervisor:
             self._get(vm_id).createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
 
     def shutdown(self, vm_id: str) -> None:
-        with asked("virDomainShutdown"):
-            self._get(vm_id).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        domain = self._get(vm_id)
+        asked_monitor("virDomainShutdown", lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
 
     def destroy(self, vm_id: str) -> None:
         domain = self._find(vm_id)
@@ -151,7 +151,8 @@ class LibvirtHypervisor:
             if left <= 0:
                 return False
             with self._changed:
-                self._changed.wait_for(lambda seen=seen: self._changes != seen, min(left, RECHECK_SECONDS))  # type: ignore[misc]
+                if self._changes == seen:
+                    self._changed.wait(min(left, RECHECK_SECONDS))
 
     def undefine(self, vm_id: str) -> None:
         domain = self._find(vm_id)
@@ -170,9 +171,13 @@ class LibvirtHypervisor:
         if target is None:
             raise AdapterError(f"no free target for a disk on {domain.name()}: sda to sdw are taken")
         disk = DataDisk(disk_id, path, target)
+        xml = domain_xml.disk_xml(disk)
         try:
-            with asked("virDomainAttachDevice"):
-                domain.attachDeviceFlags(domain_xml.disk_xml(disk), _LIVE | _STORED)
+            asked_monitor(
+                "virDomainAttachDevice",
+                lambda: domain.attachDeviceFlags(xml, _LIVE | _STORED),
+                undo=lambda: domain.detachDeviceFlags(xml, _LIVE | _STORED),
+            )
         except AdapterError:
             for where in (_LIVE, _STORED):
                 self._forget(domain, disk, where)
@@ -267,8 +272,8 @@ class LibvirtHypervisor:
             return
         deadline = time.monotonic() + seconds
         with self._removal(domain, live.aliases[disk_id]) as told:
-            with asked("virDomainDetachDevice"):
-                domain.detachDeviceFlags(domain_xml.disk_xml(live.disks[disk_id]), _LIVE)
+            xml = domain_xml.disk_xml(live.disks[disk_id])
+            asked_monitor("virDomainDetachDevice", lambda: domain.detachDeviceFlags(xml, _LIVE))
             while True:
                 try:
                     gone = told.get(timeout=max(0.0, min(RECHECK_SECONDS, deadline - time.monotonic())))

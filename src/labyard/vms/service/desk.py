@@ -16,8 +16,8 @@ from labyard.vms.adapters.hypervisor import DomainEvent, EventKind
 log = structlog.get_logger(__name__)
 
 WORKERS = 8
-# Seconds that an operation waits for the event of a domain that is already off.
-END_TIMEOUT = 2.0
+# Seconds that an operation waits for the event of what it has done already.
+EVENT_TIMEOUT = 2.0
 
 
 class Listening:
@@ -25,15 +25,24 @@ class Listening:
 
     def __init__(self) -> None:
         self.events: list[DomainEvent] = []
+        self.began = threading.Event()
         self.over = threading.Event()
 
-    def wait_end(self, seconds: float = END_TIMEOUT) -> None:
+    def wait_start(self, seconds: float = EVENT_TIMEOUT) -> None:
+        """Call when the domain was started. That it was is the operation's to record; what comes after is not."""
+        self.began.wait(seconds)
+        started = next((event for event in self.events if event.kind is EventKind.STARTED), None)
+        if started is not None:
+            self.events.remove(started)
+
+    def wait_end(self, seconds: float = EVENT_TIMEOUT) -> None:
         """Call when the domain is off. What is known of it until now is the operation's to record."""
         self.over.wait(seconds)
         self.forget()
 
     def forget(self) -> None:
         self.events.clear()
+        self.began.clear()
         self.over.clear()
 
 
@@ -57,8 +66,7 @@ class Desk:
                 self._enqueue(event)
                 return
             listening.events.append(event)
-            if event.kind is not EventKind.STARTED:
-                listening.over.set()
+            (listening.began if event.kind is EventKind.STARTED else listening.over).set()
 
     @contextmanager
     def listen(self, vm_id: str) -> Iterator[Listening]:

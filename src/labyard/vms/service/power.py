@@ -39,7 +39,7 @@ class Power:
         """Start a machine that is off. On failure it is off, has no address, and its row says `error` and why."""
         with self._shared.desk.listen(vm_id) as listening:
             try:
-                self._on(vm_id)
+                self._on(vm_id, listening)
             except BaseException as error:
                 log.warning("start failed", vm=vm_id, error=reason(error))
                 self._give_up(vm_id, listening, reason(error) if isinstance(error, EXPECTED) else "Internal error")
@@ -116,7 +116,7 @@ class Power:
 
     # Inside
 
-    def _on(self, vm_id: str) -> None:
+    def _on(self, vm_id: str, listening: Listening) -> None:
         shared = self._shared
         vm, template = self._identified(vm_id)
         self._files.claim(vm_id)
@@ -127,6 +127,7 @@ class Power:
         shared.seeds.write(self._files.seed(vm_id), self._seed(vm))
         ip = self._addresses.acquire(vm_id)
         shared.hypervisor.start(vm_id)
+        listening.wait_start()
         with self._db.write() as session:
             running: dict[str, str | None] = {"state": VmState.RUNNING, "desired_state": VmState.RUNNING}
             _write(session.get_one(Vm, vm_id), running | {"state_reason": None, "local_ip": ip})
