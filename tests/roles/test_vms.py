@@ -148,4 +148,4 @@ class TestRemoved:
         assert host.value("vms_domain_prefix") not in host.check("virsh list --all --name")
         assert host.value("vms_network_name") not in host.check("virsh net-list --all --name").split()
         assert not host.shell.file(f"/sys/class/net/{host.value('vms_bridge_name')}").exists
-        assert host.run("pgrep --full qemu-system").stdout == ""
+        assert host.run("pgrep qemu-system").stdout == ""
