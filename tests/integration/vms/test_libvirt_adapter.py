@@ -388,10 +388,10 @@ class TestDisks:
             host.hypervisor.attach("web-1", *host.disk())
         os.kill(pid, signal.SIGCONT)
         monkeypatch.undo()
-        # It is plugged in by and by, and taken out again: nobody has it on record.
-        disk_id, path = host.disk()
-        eventually(lambda: host.hypervisor.attach("web-1", disk_id, path) == "sda")
-        assert list(blocks(raw, host.options, "web-1").values()) == [str(path)]
+        # Now it is plugged in after all, and taken out again: nobody has it on record. QEMU is asked after the former.
+        eventually(lambda: blocks(raw, host.options, "web-1") == {})
+        assert serials(stored(raw, host.options, "web-1")) == set()
+        assert host.hypervisor.attach("web-1", *host.disk()) == "sda"
         os.kill(pid, signal.SIGSTOP)
         monkeypatch.setattr(libvirt_connection, "ANSWER_SECONDS", 0.5)
         with pytest.raises(AdapterError, match="did not answer"):
@@ -637,4 +637,11 @@ class TestAccel:
         assert accel.resolve(raw, "auto", probe, storage) == first
         assert time.monotonic() - begun < 2
         assert first.domain_type in ("qemu", "kvm")
-        print(first)
+        assert "probe guest" in first.reason or "does not offer" in first.reason
+
+    def test_a_probe_that_cannot_be_started_proves_nothing(
+        self, raw: object, storage: Path, probe: accel.Probe
+    ) -> None:
+        found = accel.resolve(raw, "auto", replace(probe, kernel=storage / "missing"), storage)
+        assert found.domain_type == "qemu"
+        assert "not tried" in found.reason or "does not offer" in found.reason

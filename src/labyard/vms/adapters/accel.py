@@ -59,16 +59,17 @@ def max_vcpus(connection: libvirt.virConnect, domain_type: str) -> int:
 
 
 def boots(connection: libvirt.virConnect, domain_type: str, cpu_mode: str, probe: Probe, folder: Path) -> str:
-    """Boot the probe guest as a transient domain; why it failed, or an empty string when it said its line in time."""
+    """Boot the probe guest as a transient domain; why it failed, or an empty string when it said its line in time.
+
+    AdapterError when libvirt cannot even start it.
+    """
     assert probe.kernel and probe.initrd
     console = folder / f".accel-probe-{os.getpid()}.txt"
     console.unlink(missing_ok=True)
-    try:
+    xml = _probe_xml(domain_type, cpu_mode, probe, console)
+    with asked("virDomainCreateXML"):
         # AUTODESTROY: it ends with our connection, also when we are killed.
-        xml = _probe_xml(domain_type, cpu_mode, probe, console)
         domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
-    except libvirt.libvirtError as error:
-        return str(error)
     try:
         return _watch(domain, console, probe.seconds)
     finally:
@@ -88,7 +89,10 @@ def _auto(connection: libvirt.virConnect, probe: Probe, folder: Path) -> tuple[s
         known = json.loads(cache.read_text())
         if known["asked_for"] == asked_for:
             return known["domain_type"], known["reason"]
-    problem = boots(connection, "kvm", "host-passthrough", probe, folder)
+    try:
+        problem = boots(connection, "kvm", "host-passthrough", probe, folder)
+    except AdapterError as error:
+        return "qemu", f"the probe guest was not tried: {error}"  # hence not kept: it may be tried another time
     result = ("kvm", "the probe guest boots")
     if problem:
         result = ("qemu", f"the probe guest does not boot under kvm: {problem}")

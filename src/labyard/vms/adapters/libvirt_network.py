@@ -53,6 +53,13 @@ class _Shape:
     dns: tuple[str, ...]
     dynamic: bool
 
+    def __str__(self) -> str:
+        addresses = ", ".join("/".join(address) for address in self.addresses)
+        ranges = "with" if self.dynamic else "without"
+        return (
+            f"mode {self.mode}, bridge {self.bridge}, {addresses}, DNS {', '.join(self.dns)}, {ranges} a dynamic range"
+        )
+
 
 @dataclass(frozen=True)
 class _Host:
@@ -70,12 +77,16 @@ class _Host:
 
 
 def has_mac_filter(connection: libvirt.virConnect) -> bool:
-    """Whether this libvirt can hold guests to their address with the filter `clean-traffic`."""
+    """Whether this libvirt can hold guests to their address with the filter `clean-traffic`.
+
+    It makes the filter with ebtables, and no machine starts where the kernel or the tool cannot.
+    """
     try:
         connection.nwfilterLookupByName("clean-traffic")
-    except libvirt.libvirtError:
+        tried = subprocess.run(["ebtables", "-t", "nat", "-L"], capture_output=True, timeout=_TOOL_SECONDS)
+    except (libvirt.libvirtError, OSError, subprocess.TimeoutExpired):
         return False
-    return True
+    return tried.returncode == 0
 
 
 class LibvirtNetwork:
@@ -89,25 +100,12 @@ class LibvirtNetwork:
         self._options = options
         self._exists = options.mode in ("nat", "isolated")
         self._making = threading.Lock()  # machines that start together find the network gone together
+        connection.on_connect(self._look_for_filter)
 
     def ensure(self) -> None:
         if self._exists:
             with self._making:
                 self._ensure()
-
-    def _ensure(self) -> None:
-        connection = self._connection.get()
-        network = self._find()
-        if network is None:
-            with asked("virNetworkDefineXML"):
-                network = connection.networkDefineXML(self._xml())
-        wanted, there = _shape(ET.fromstring(self._xml())), _shape(_read(network, stored=True))
-        if there != wanted:
-            raise AdapterError(f"a foreign network is named {self._options.name}: it has {there}, not {wanted}")
-        with asked("virNetworkCreate"):
-            if not network.isActive():
-                network.create()
-        self.ip_mac_filter = has_mac_filter(connection)
 
     def reserve(self, ip: str, mac: str, name: str) -> None:
         if not self._exists:
@@ -159,6 +157,9 @@ class LibvirtNetwork:
                 _dhcp_release(self._options.bridge, ip, mac, clients[0])
             time.sleep(_POLL_SECONDS)
 
+    def _look_for_filter(self, connection: libvirt.virConnect) -> None:
+        self.ip_mac_filter = self._exists and has_mac_filter(connection)
+
     def _find(self) -> libvirt.virNetwork | None:
         connection = self._connection.get()
         try:
@@ -167,6 +168,20 @@ class LibvirtNetwork:
             if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
                 return None
             raise AdapterError(f"virNetworkLookupByName failed: {error}") from error
+
+    def _ensure(self) -> None:
+        network = self._find()
+        if network is None:
+            with asked("virNetworkDefineXML"):
+                network = self._connection.get().networkDefineXML(self._xml())
+        wanted = _shape(ET.fromstring(self._xml()))
+        for stored in (True, False):
+            there = _shape(_read(network, stored))
+            if there != wanted:
+                raise AdapterError(f"network {self._options.name} is foreign: it has {there}, ours would have {wanted}")
+        with asked("virNetworkCreate"):
+            if not network.isActive():
+                network.create()
 
     def _running(self) -> libvirt.virNetwork:
         """The network as `ensure` leaves it, made sure of again: another may have stopped or replaced it."""
