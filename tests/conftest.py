@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+
+def pytest_configure() -> None:
+    """Here, since the file of the tests in question is read too late to stop workers of pytest-xdist."""
+    if os.environ.get("VMAN_ENABLE_INTEGRATION_TESTS") == "1" and os.environ.get("VMAN_OPERATOR_DRY_RUN") == "1":
+        raise pytest.UsageError(
+            "VMAN_ENABLE_INTEGRATION_TESTS=1 with VMAN_OPERATOR_DRY_RUN=1: a dry integration run proves nothing; "
+            "unset VMAN_OPERATOR_DRY_RUN"
+        )
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ after its removal; only Molecule removes roles.
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,3 +46,41 @@ def assert_gone(host: LabHost, role: str, *paths: str) -> None:
     """Neither the role's card nor these files are there."""
     for path in (f"/etc/labyard/services.d/{role}.json", *paths):
         assert not host.shell.file(path).exists, f"{role} left {path} behind"
+
+
+class Api:
+    """A service's HTTP API, called from the probe host as an operator would."""
+
+    def __init__(self, probe: LabHost, url: str) -> None:
+        self.probe, self.url, self.token = probe, url, ""
+
+    def call(self, method: str, path: str, *options: str, **body: Any) -> tuple[int, Any]:
+        """Status and answer."""
+        arguments = ["--write-out", "\n%{http_code}", "--request", method, self.url + path, *options]
+        if self.token:
+            arguments += ["--header", f"Authorization: Bearer {self.token}"]
+        if body:
+            arguments += ["--header", "Content-Type: application/json", "--data", json.dumps(body)]
+        answer, _, status = self.probe.check(
+            "curl --silent --max-time 60" + " %s" * len(arguments), *arguments
+        ).rpartition("\n")
+        return int(status), json.loads(answer) if answer.startswith(("{", "[")) else answer
+
+    def good(self, method: str, path: str, *options: str, **body: Any) -> Any:
+        """Answer of a call that must succeed."""
+        status, answer = self.call(method, path, *options, **body)
+        assert 200 <= status < 300, f"{method} {path}: {status} {answer}"
+        return answer
+
+
+def wait_until_ready(public: Api, path: str) -> None:
+    """After a restart of the service, until this path answers 200."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if public.call("GET", path)[0] == 200:
+                return
+        except RuntimeError:  # curl: connection refused
+            pass
+        time.sleep(0.1)
+    pytest.fail("the service is not ready 30 s after its restart")

@@ -9,37 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import assert_gone, assert_runs
+from conftest import Api, assert_gone, assert_runs, wait_until_ready
 
 from labyard.lab import LabHost
 
 UNIT = "labyard-netboot.service"
 MIB = 1024 * 1024
-
-
-class Api:
-    """The service's HTTP API, called from the probe host as an operator would."""
-
-    def __init__(self, probe: LabHost, url: str) -> None:
-        self.probe, self.url, self.token = probe, url, ""
-
-    def call(self, method: str, path: str, *options: str, **body: Any) -> tuple[int, Any]:
-        """Status and answer."""
-        arguments = ["--write-out", "\n%{http_code}", "--request", method, self.url + path, *options]
-        if self.token:
-            arguments += ["--header", f"Authorization: Bearer {self.token}"]
-        if body:
-            arguments += ["--header", "Content-Type: application/json", "--data", json.dumps(body)]
-        answer, _, status = self.probe.check(
-            "curl --silent --max-time 60" + " %s" * len(arguments), *arguments
-        ).rpartition("\n")
-        return int(status), json.loads(answer) if answer.startswith(("{", "[")) else answer
-
-    def good(self, method: str, path: str, *options: str, **body: Any) -> Any:
-        """Answer of a call that must succeed."""
-        status, answer = self.call(method, path, *options, **body)
-        assert 200 <= status < 300, f"{method} {path}: {status} {answer}"
-        return answer
 
 
 @pytest.fixture
@@ -95,18 +70,6 @@ def session(api: Api, image: int) -> Iterator[dict[str, Any]]:
         api.good("DELETE", f"/machines/{machine}")
 
 
-def wait_until_ready(public: Api) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if public.call("GET", "/health/ready")[0] == 200:
-                return
-        except RuntimeError:  # curl: connection refused
-            pass
-        time.sleep(0.1)
-    pytest.fail("the service is not ready 30 s after its restart")
-
-
 def served(host: LabHost, started: dict[str, Any]) -> dict[str, str]:
     """What the daemons have for a session."""
     shown = host.check("tgtadm --lld iscsi --mode target --op show")
@@ -159,7 +122,7 @@ class TestApplied:
         before = served(host, session)
         assert all(before.values()), before
         host.check(f"systemctl restart {UNIT}")
-        wait_until_ready(public)
+        wait_until_ready(public, "/health/ready")
         assert served(host, session) == before
         assert api.good("GET", f"/api/v1/sessions/{session['session']['id']}")["status"] == "active"
 

@@ -14,6 +14,10 @@ class TestApplied:
         assert_runs(host, "libvirtd.socket")
         assert host.check("virsh uri").strip() == "qemu:///system"
 
+    def test_libvirt_can_set_up_networks(self, host: LabHost) -> None:
+        host.check("virsh uri")
+        host.check("test -w /proc/sys/net/ipv4/ip_forward")
+
     def test_bridge_is_on_the_segment_at_once(self, host: LabHost) -> None:
         bridge, port = host.value("vm_host_bridge"), host.value("vm_host_bridge_port")
         assert port in host.check(f"ls /sys/class/net/{bridge}/brif").split()

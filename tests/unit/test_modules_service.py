@@ -13,6 +13,8 @@ import yaml
 
 from labyard.netboot.adapters.ipxe import generate_generic_script
 from labyard.netboot.settings import Settings
+from labyard.vms.adapters.domain_xml import NAMESPACE
+from labyard.vms.settings import Settings as VmsSettings
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "iqn.2025-01.lab.labyard"
@@ -24,14 +26,14 @@ class Exit(Exception):
     """What exit_json or fail_json ends a module with."""
 
 
-def fake_module(params: dict[str, Any], check_mode: bool = False, run_command: Any = None) -> Any:
+def fake_module(params: dict[str, Any], check_mode: bool = False, run_command: Any = None, tmpdir: Path = ROOT) -> Any:
     """An AnsibleModule that ends with Exit."""
 
     def end(**answer: Any) -> None:
         raise Exit(answer)
 
     return lambda **_: SimpleNamespace(
-        params=params, check_mode=check_mode, run_command=run_command, exit_json=end, fail_json=end
+        params=params, check_mode=check_mode, run_command=run_command, tmpdir=tmpdir, exit_json=end, fail_json=end
     )
 
 
@@ -165,6 +167,130 @@ def test_wheel_digest_follows_names_and_contents_and_not_caches(load_module: Any
     assert len({first, renamed, digest(str(tmp_path))}) == 3
 
 
+@pytest.fixture
+def install(load_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Runs service_venv without a uv; returns whether it changed something, and options of the environment it made."""
+    module = load_module("service_venv")
+
+    def run(
+        requirements: str = "fastapi==1", site_packages: bool = False, check_mode: bool = False
+    ) -> tuple[bool, list[str]]:
+        made: list[str] = []
+
+        def run_command(command: list[str], **_: Any) -> tuple[int, str, str]:
+            if command[1] == "venv":
+                Path(command[-1]).mkdir()
+                made.extend(option for option in command if option.startswith("--system"))
+            return 0, "", ""
+
+        params = dict.fromkeys(("uv_requirements", "wheel", "digest")) | {
+            "path": str(tmp_path / "vms"),
+            "uv": str(tmp_path / "uv"),
+            "requirements": requirements,
+            "site_packages": site_packages,
+            "python": "/usr/bin/python3",
+            "state": "present",
+        }
+        monkeypatch.setattr(module, "AnsibleModule", fake_module(params, check_mode, run_command, tmp_path))
+        with pytest.raises(Exit) as ended:
+            module.main()
+        return ended.value.args[0]["changed"], made
+
+    return run
+
+
+def test_service_venv_is_made_anew_when_it_shall_see_the_distributions_packages_or_no_longer(install: Any) -> None:
+    assert install() == (True, [])
+    assert install() == (False, [])
+    assert install(site_packages=True, check_mode=True) == (True, [])
+    assert install(site_packages=True) == (True, ["--system-site-packages"])
+    assert install(site_packages=True) == (False, [])
+    assert install() == (True, [])
+
+
+class FakeLibvirtError(Exception):
+    def get_error_code(self) -> int:
+        return 80
+
+
+class FakeDomain:
+    def __init__(self, name: str, mark: str = "") -> None:
+        self.called, self.mark, self.is_there = name, mark, True
+
+    def name(self) -> str:
+        return self.called
+
+    def metadata(self, _: int, namespace: str) -> str:
+        if namespace != self.mark:
+            raise FakeLibvirtError
+        return "<vm/>"
+
+    def isActive(self) -> bool:
+        return self.is_there
+
+    def isPersistent(self) -> bool:
+        return False
+
+    def destroy(self) -> None:
+        self.is_there = False
+
+
+class FakeNetwork(FakeDomain):
+    def XMLDesc(self) -> str:
+        return f"<network><bridge name='{self.mark}'/></network>"
+
+
+@pytest.fixture
+def purge(load_module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs libvirt_purge for the prefix `labyard-` and a network, and returns what it says it removed."""
+    module = load_module("libvirt_purge")
+
+    def run(domains: list[FakeDomain], networks: list[FakeNetwork], check_mode: bool = False) -> list[str]:
+        connection = SimpleNamespace(listAllDomains=lambda: domains, listAllNetworks=lambda: networks)
+        libvirt = SimpleNamespace(
+            libvirtError=FakeLibvirtError,
+            VIR_ERR_NO_DOMAIN_METADATA=80,
+            VIR_DOMAIN_METADATA_ELEMENT=2,
+            registerErrorHandler=lambda *_: None,
+            open=lambda _: connection,
+        )
+        monkeypatch.setattr(module, "libvirt", libvirt)
+        params = {"domain_prefix": "labyard-", "network": "labyard-vman", "bridge": "br-vman", "uri": "test:///"}
+        monkeypatch.setattr(module, "AnsibleModule", fake_module(params, check_mode))
+        with pytest.raises(Exit) as ended:
+            module.main()
+        removed: list[str] = ended.value.args[0]["removed"]
+        return removed
+
+    return run
+
+
+def test_libvirt_purge_removes_what_the_service_made_and_nothing_of_others(purge: Any) -> None:
+    mark = "urn:labyard:vms:1"
+    ours = [FakeDomain("labyard-web", mark)]
+    others = [
+        FakeDomain("labyard-theirs"),
+        FakeDomain("second-lab-web", mark),
+        FakeDomain("m1", "https://labyard.example/1"),
+    ]
+    networks = [FakeNetwork("default", "virbr0"), FakeNetwork("labyard-vman", "br-vman")]
+    assert purge(ours + others, networks, check_mode=True) == ["labyard-vman", "labyard-web"]
+    assert all(thing.is_there for thing in ours + others + networks)
+    assert purge(ours + others, networks) == ["labyard-vman", "labyard-web"]
+    assert [thing.called for thing in ours + others + networks if thing.is_there] == [
+        "labyard-theirs",
+        "second-lab-web",
+        "m1",
+        "default",
+    ]
+
+
+def test_libvirt_purge_leaves_a_network_of_somebody_else_with_that_name(purge: Any) -> None:
+    network = FakeNetwork("labyard-vman", "virbr7")
+    assert purge([], [network]) == []
+    assert network.is_there
+
+
 def test_file_set_keeps_a_file_of_somebody_else(
     load_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -201,6 +327,24 @@ def test_the_role_netboot_has_every_setting_and_the_services_defaults() -> None:
     handed = (ROOT / "roles/netboot/tasks/configure.yml").read_text()
     passed = dict(re.findall(r'LABYARD_NETBOOT_(\w+): "\{\{ (\w+) \}\}"', handed))
     assert passed == {name.upper(): f"netboot_{name}" for name in Settings.model_fields}
+
+
+def test_the_role_vms_hands_over_settings_and_the_services_defaults() -> None:
+    not_settings = {"vms_state", "vms_packages", "vms_after", "vms_api_host", "vms_storage_group"}
+    defaults = yaml.safe_load((ROOT / "roles/vms/defaults/main.yml").read_text())
+    names = {name: name.removeprefix("vms_") for name in defaults.keys() - not_settings}
+    names |= {"vms_http_host": "bind_host", "vms_http_port": "bind_port"}
+    handed = (ROOT / "roles/vms/tasks/configure.yml").read_text()
+    passed = dict(re.findall(r'VMAN_(\w+): "\{\{ (\w+)[ |a-z]* \}\}"', handed))
+    assert {variable: name.lower() for name, variable in passed.items()} == names
+    # What differs is what the contract wants of a role: the lab's address, and no guessing at KVM.
+    on_purpose = {"bind_host": "0.0.0.0", "domain_type": "qemu"}
+    filled = {name: defaults[variable] for variable, name in names.items() if defaults[variable] != ""}
+    assert VmsSettings(_env_file=None, **filled) == VmsSettings(_env_file=None, **on_purpose)
+
+
+def test_libvirt_purge_knows_the_services_mark(load_module: Any) -> None:
+    assert load_module("libvirt_purge").NAMESPACE == NAMESPACE
 
 
 def test_the_role_ipxe_writes_the_services_generic_script() -> None:

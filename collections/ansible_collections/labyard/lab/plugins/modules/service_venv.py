@@ -10,8 +10,8 @@ module: service_venv
 short_description: Keep a service's virtual environment, with locked dependencies and one wheel
 description:
   - Has uv, from a virtual environment of its own that Python's venv and pip make, so that any processor will do.
-  - Installs the locked dependencies with uv when the list or the host's Python has changed. The new environment is
-    made beside the old one and takes its place when it is whole. This needs the package index.
+  - Installs the locked dependencies with uv when the list, the host's Python or I(site_packages) has changed. The new
+    environment is made beside the old one and takes its place when it is whole. This needs the package index.
   - Installs the wheel when its digest is another than that of the installed one. This needs no network.
 options:
   path:
@@ -27,6 +27,10 @@ options:
   requirements:
     description: Requirements with hashes for the service.
     type: str
+  site_packages:
+    description: Whether it sees the Python packages of the distribution too. What is locked comes before them.
+    type: bool
+    default: false
   wheel:
     description: The wheel to install.
     type: path
@@ -117,12 +121,15 @@ def have_uv(uv: Folder, requirements: str, python: str) -> None:
     uv.stamp("requirements", digest(requirements))
 
 
-def have_dependencies(venv: Folder, uv: Folder, requirements: str, stamp: str, python: str) -> None:
+def have_dependencies(
+    venv: Folder, uv: Folder, requirements: str, stamp: str, python: str, site_packages: bool
+) -> None:
     fresh = Folder(venv.module, f"{venv.path}.new")
     shutil.rmtree(fresh.path, ignore_errors=True)
     program, cache = uv.file("bin", "uv"), f"{venv.path}.cache"
     common = ["--quiet", "--cache-dir", cache, "--python"]
-    fresh.run("no virtual environment could be made", program, "venv", *common, python, "--relocatable", fresh.path)
+    options = ["--relocatable", *(["--system-site-packages"] if site_packages else [])]
+    fresh.run("no virtual environment could be made", program, "venv", *common, python, *options, fresh.path)
     install = [program, "pip", "install", *common, fresh.file("bin", "python"), "--require-hashes", "--no-deps"]
     trouble = f"the locked packages could not be installed; {WAY_OUT}"
     fresh.run(trouble, *install, "--requirement", venv.write("locked.txt", requirements))
@@ -174,6 +181,7 @@ def main() -> None:
             "uv": {"type": "path", "required": True},
             "uv_requirements": {"type": "str"},
             "requirements": {"type": "str"},
+            "site_packages": {"type": "bool", "default": False},
             "wheel": {"type": "path"},
             "digest": {"type": "str"},
             "python": {"type": "path", "default": "/usr/bin/python3"},
@@ -195,11 +203,11 @@ def main() -> None:
     if given["requirements"]:
         # A host that got a newer Python needs its packages anew.
         version = os.path.realpath(given["python"])
-        stamp = digest(given["requirements"], version)
+        stamp = digest(given["requirements"], version, *(["site packages"] if given["site_packages"] else []))
         if not venv.is_stamped("requirements", stamp):
             changed = True
             if not module.check_mode:
-                have_dependencies(venv, uv, given["requirements"], stamp, given["python"])
+                have_dependencies(venv, uv, given["requirements"], stamp, given["python"], given["site_packages"])
     if given["wheel"] and not venv.is_stamped("wheel", given["digest"]):
         changed = True
         if not module.check_mode:

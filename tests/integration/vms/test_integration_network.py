@@ -1,0 +1,129 @@
+"""Addresses of real machines: given by DHCP at the start, free again whichever way a machine ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Network
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from integration.vms.integration_utils import (
+    BRIDGE,
+    SUBNET,
+    TOKEN,
+    create_test_template,
+    reserved,
+    verify_qemu_process,
+    wait_for_vm_state,
+)
+from labyard.vms.service.network import Network
+
+pytestmark = pytest.mark.integration
+
+FIRST = str(SUBNET.network_address + 2)  # the gateway has 1
+
+
+def wait_until_seen(client: TestClient, vm_id: str, timeout: float = 45) -> dict[str, Any]:
+    """The machine's lease, when the DHCP server has given it to the machine's firmware."""
+    deadline = time.monotonic() + timeout
+    while True:
+        (lease,) = [lease for lease in client.get("/network/leases").json() if lease["vm_id"] == vm_id]
+        if lease["seen"]:
+            found: dict[str, Any] = lease
+            return found
+        assert time.monotonic() < deadline, f"VM {vm_id} has not got {lease['ip']} by DHCP within {timeout:g} s"
+        time.sleep(0.2)
+
+
+def test_address_at_the_start(
+    test_client: TestClient, test_network_manager: Network, real_vm: Callable[..., str], virt: Any
+) -> None:
+    vm = test_client.get(f"/vms/{real_vm()}").json()
+    assert vm["local_ip"] == FIRST
+    lease = wait_until_seen(test_client, vm["id"])
+    assert (lease["ip"], lease["mac"]) == (FIRST, vm["mac"])
+    network = virt.networkLookupByName(TOKEN)
+    assert [(held["ipaddr"], held["mac"]) for held in network.DHCPLeases()] == [(FIRST, vm["mac"])]
+    config = test_network_manager.config()
+    assert config is not None and config.allocated == [FIRST]
+
+
+def stop(client: TestClient, vm_id: str) -> None:
+    assert client.post(f"/vms/{vm_id}/actions/stop").status_code == 202
+
+
+def kill(client: TestClient, vm_id: str) -> None:
+    pid = verify_qemu_process(vm_id)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_for_vm_state(client, vm_id, "error")
+
+
+def delete(client: TestClient, vm_id: str) -> None:
+    assert client.delete(f"/vms/{vm_id}").status_code == 204
+
+
+@pytest.mark.parametrize("end", [stop, kill, delete])
+def test_the_address_is_free_again_and_given_to_another(
+    test_client: TestClient, real_vm: Callable[..., str], virt: Any, end: Callable[[TestClient, str], None]
+) -> None:
+    first = real_vm("first")
+    wait_until_seen(test_client, first)
+    network = virt.networkLookupByName(TOKEN)
+    end(test_client, first)
+    assert test_client.get("/network/leases").json() == []
+    assert (reserved(network), network.DHCPLeases()) == ({}, [])
+    config = test_client.get("/network/config").json()
+    assert (config["allocated_ips"], config["available_ips"]) == ([], 253)
+
+    second = test_client.get(f"/vms/{real_vm('second')}").json()
+    assert second["local_ip"] == FIRST
+    assert wait_until_seen(test_client, "second")["mac"] == second["mac"]
+
+
+def test_network_config(test_client: TestClient, real_vm: Callable[..., str], virt: Any) -> None:
+    empty = test_client.get("/network/config").json()
+    assert empty == {
+        "vlan_id": 100,
+        "bridge_name": BRIDGE,
+        "subnet": str(SUBNET),
+        "gateway": str(SUBNET.network_address + 1),
+        "dns": ["8.8.8.8", "8.8.4.4"],
+        "allocated_ips": [],
+        "available_ips": 253,
+        "network_name": TOKEN,
+        "mode": "nat",
+        "vlan_applied": False,
+        "ip_mac_filter": empty["ip_mac_filter"],
+    }
+    network = virt.networkLookupByName(TOKEN)
+    assert network.isActive() and network.bridgeName() == BRIDGE
+    real_vm("web-1")
+    real_vm("web-10")
+    config = test_client.get("/network/config").json()
+    assert config["allocated_ips"] == [FIRST, str(SUBNET.network_address + 3)]
+    assert config["available_ips"] == 251
+
+
+def test_a_full_subnet_refuses_the_next_start(start_service: Callable[..., TestClient]) -> None:
+    one_host = IPv4Network((int(SUBNET.network_address), 30))
+    client = start_service(
+        network_mode="isolated", network_name=f"{TOKEN}-1", bridge_name=f"{BRIDGE}1", subnet=one_host
+    )
+    template = create_test_template(client)["name"]
+    for name in ("first", "second"):
+        assert client.post("/vms", json={"template_name": template, "name": name}).status_code == 201
+    assert client.post("/vms/first/actions/start").status_code == 202
+    refused = client.post("/vms/second/actions/start")
+    assert refused.status_code == 400 and f"No available IPs in subnet {one_host}" in refused.json()["detail"]
+    assert client.get("/vms/second").json()["state"] == "error"
+    verify_qemu_process("second", expected=False)
+
+    assert client.post("/vms/first/actions/stop").status_code == 202
+    assert client.post("/vms/second/actions/start").status_code == 202
+    assert client.get("/vms/second").json()["local_ip"] == FIRST
