@@ -16,39 +16,59 @@ log = structlog.get_logger(__name__)
 
 VERSIONS = ("2009-04-04", "latest")
 TOKEN_PATH = "/latest/api/token"
+RETRY = 5.0  # seconds between tries to listen
 SILENCE = 10  # seconds that a guest may keep a connection without saying anything
 
 FindGuest = Callable[[str], Guest | None]
 
 
 class MetadataServer:
-    """Port 0 takes a free one. `status` is for /health."""
+    """Port 0 takes a free one. `status` is for /health. `retry`: seconds between tries to listen."""
 
-    def __init__(self, address: tuple[str, int], find_guest: FindGuest) -> None:
+    def __init__(self, address: tuple[str, int], find_guest: FindGuest, retry: float = RETRY) -> None:
         self._wanted = address
         self._find_guest = find_guest
+        self._retry = retry
         self._server: ThreadingHTTPServer | None = None
+        self._stopping = threading.Event()
+        self._trying: threading.Thread | None = None
         self.status = "stopped"
 
     def start(self) -> None:
-        """Serve, in threads of its own. What keeps it from it is in `status`: the service does without."""
-        try:
-            server = _Server(self._wanted, partial(_Handler, self._find_guest))
-        except OSError as error:
-            host, port = self._wanted
-            self.status = f"error: cannot listen on {host} port {port}: {error.strerror or error}"
+        """Serve, in threads of its own. The service does without it while the address is not there: the lab network
+        brings it, and may come later."""
+        self._stopping.clear()
+        if not self._listen():
             log.warning("metadata server not started", error=self.status)
-            return
-        self._server = server
-        threading.Thread(target=server.serve_forever, name="metadata", daemon=True).start()
-        self.status = "running"
+            self._trying = threading.Thread(target=self._try_again, name="metadata-retry", daemon=True)
+            self._trying.start()
 
     def stop(self) -> None:
+        self._stopping.set()
+        if self._trying is not None:
+            self._trying.join()
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
         self.status = "stopped"
+
+    def _try_again(self) -> None:
+        while not self._stopping.wait(self._retry):
+            if self._listen():
+                return
+
+    def _listen(self) -> bool:
+        try:
+            server = _Server(self._wanted, partial(_Handler, self._find_guest))
+        except OSError as error:
+            host, port = self._wanted
+            self.status = f"error: cannot listen on {host} port {port}: {error.strerror or error}"
+            return False
+        self._server = server
+        threading.Thread(target=server.serve_forever, args=(0.1,), name="metadata", daemon=True).start()
+        self.status = "running"
+        return True
 
     @property
     def address(self) -> tuple[str, int]:

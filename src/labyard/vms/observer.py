@@ -11,6 +11,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import select
 
+from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
 from labyard.vms.models import Disk, DiskState, Vm, VmState
 from labyard.vms.names import is_id
@@ -66,6 +67,9 @@ class Observer:
             issues, error = self.last.issues if self.last else [], None
             try:
                 issues = self._twice()
+            except AdapterError as failure:
+                log.error("observer could not look", error=str(failure))
+                error = str(failure)
             except Exception as failure:
                 log.exception("observer could not look")
                 error = str(failure) or type(failure).__name__

@@ -1,4 +1,8 @@
-"""The adapters of the VM manager on a real libvirtd. Run inside a VM host, as root: they skip where there is none."""
+"""The adapters of the VM manager on a real libvirtd; they skip where there is none.
+
+Run inside a VM host, as root, with the distribution's Python, from tests/, with src/ and tests/ in PYTHONPATH:
+pytest --noconftest integration/vms/test_libvirt_adapter.py. They need pytest, python3-libvirt, dnsmasq-utils, no more.
+"""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from labyard.vms.names import TARGETS
 class Domain:
     spec: DomainSpec
     active: bool = False
+    transient: bool = False
     disks: dict[str, str] = field(default_factory=dict)  # disk id: target
 
 
@@ -58,6 +59,8 @@ class FakeHypervisor(Faulty):
 
     def end(self, vm_id: str, kind: EventKind, detail: str = "") -> None:
         self.all[vm_id].active = False
+        if self.all[vm_id].transient:
+            del self.all[vm_id]
         self._on_event(DomainEvent(vm_id, kind, detail))
 
     def tell(self, vm_id: str, kind: EventKind) -> None:
@@ -116,7 +119,11 @@ class FakeHypervisor(Faulty):
 
     def undefine(self, vm_id: str) -> None:
         self._verb("undefine")
-        self.all.pop(vm_id, None)
+        domain = self.all.get(vm_id)
+        if domain is not None and domain.active:  # it runs on, and is gone when it ends
+            domain.transient = True
+        elif domain is not None:
+            del self.all[vm_id]
 
     def attach(self, vm_id: str, disk_id: str, path: Path) -> str:
         self._verb("attach")

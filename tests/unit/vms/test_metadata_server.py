@@ -113,8 +113,14 @@ def test_a_fault_tells_nothing() -> None:
     assert (answer.status_code, "swordfish" in answer.text) == (500, False)
 
 
-def test_an_address_that_is_taken(server: MetadataServer) -> None:
-    second = MetadataServer(server.address, lambda ip: None)
+def test_an_address_that_is_not_there_yet(lab: Lab, server: MetadataServer) -> None:
+    second = MetadataServer(server.address, lab.manager.metadata.guest_at, retry=0.02)
     second.start()
-    assert second.status.startswith("error: cannot listen on 127.0.0.1 port ")
-    second.stop()
+    try:
+        assert second.status.startswith("error: cannot listen on 127.0.0.1 port ")
+        server.stop()
+        lab.until(lambda: second.status == "running")
+        assert httpx.get("http://{}:{}/".format(*second.address)).status_code == 200
+    finally:
+        second.stop()
+    assert second.status == "stopped"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -10,6 +12,7 @@ from labyard.core.errors import ServiceError
 from labyard.vms.adapters.hypervisor import EventKind
 from labyard.vms.schemas import MetadataUpdate, TemplateCreate, VmCreate
 from labyard.vms.service.desk import Listening
+from labyard.vms.service.locks import KeyLocks
 
 from .conftest import Lab
 from .fakes import BOOM
@@ -314,3 +317,48 @@ class TestDelete:
         lab.hypervisor.faults.clear()
         lab.manager.vms.delete("web")
         assert (lab.disk_row(disk).state, lab.disk_row(disk).vm_id) == ("available", None)
+
+    def test_one_that_others_switch_on_meanwhile(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        lab.make()
+        undefine = lab.hypervisor.undefine
+
+        def too_late(vm_id: str) -> None:
+            lab.hypervisor.power_on(vm_id)
+            undefine(vm_id)
+
+        monkeypatch.setattr(lab.hypervisor, "undefine", too_late)
+        lab.manager.vms.delete("web")
+        lab.settled()
+        assert (lab.hypervisor.all, lab.leases(), lab.network.reserved) == ({}, [], {})
+
+
+class TestLocks:
+    def test_patience_ends(self) -> None:
+        locks = KeyLocks("VM", patience=0.02)
+        with locks("web"):
+            assert locks.busy() == {"web"}
+            with locks("other"):
+                assert locks.busy() == {"web", "other"}
+            with pytest.raises(ServiceError) as refusal, locks("web"):
+                pass
+        assert detail(refusal) == (409, "VM is busy with another operation")
+        assert locks.busy() == frozenset()
+        with locks("web"):
+            pass
+
+    def test_nothing_is_kept_of_the_past(self) -> None:
+        locks = KeyLocks("VM")
+        for number in range(1000):
+            with locks(str(number)):
+                pass
+        assert len(locks._locks) == 0
+
+    def test_two_operations_on_one_machine_take_turns(self, lab: Lab) -> None:
+        lab.make()
+        with ThreadPoolExecutor(8) as pool:
+            calls = [pool.submit(lab.manager.vms.start if n % 2 else lab.manager.vms.restart, "web") for n in range(16)]
+            failures = [call.exception() for call in calls]
+        assert {str(failure) for failure in failures if failure} <= {"VM is already running"}
+        lab.settled()
+        assert (lab.row().state, lab.leases()) == ("running", ["192.168.100.2"])
+        assert lab.manager.observer.check().issues == []

@@ -22,7 +22,7 @@ class TestEvents:
     def test_started_by_others(self, lab: Lab) -> None:
         lab.make()
         lab.hypervisor.power_on("web")
-        lab.until(lambda: lab.row().state == "running" and lab.row().local_ip is not None)
+        lab.until(lambda: lab.row().state == "running")
         assert (lab.row().local_ip, lab.row().desired_state) == ("192.168.100.2", "running")
         assert lab.network.reserved == {"192.168.100.2": lab.row().mac}
 
@@ -220,6 +220,12 @@ class TestAddresses:
         for name in ("c", "a", "b"):
             lab.manager.vms.start(name)
         assert [lab.row(name).local_ip for name in ("a", "b", "c")] == [f"192.168.100.{host}" for host in (2, 3, 4)]
+
+    def test_a_lease_of_another_subnet_is_replaced(self, lab: Lab) -> None:
+        lab.make()
+        lab.sql("INSERT INTO leases (ip, mac, vm_id) SELECT '10.0.0.9', mac, id FROM vms")
+        lab.manager.vms.start("web")
+        assert (lab.row().local_ip, lab.leases()) == ("192.168.100.2", ["192.168.100.2"])
 
     @pytest.mark.parametrize("last", ["192.168.100.1", "192.168.100.0", "192.168.100.7", "10.0.0.1", "nonsense"])
     def test_a_last_one_that_nobody_may_have(self, lab: Lab, last: str) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import string
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from labyard.vms.adapters.hypervisor import DataDisk, DomainSpec
+from labyard.vms.names import TARGETS
 
 NAMESPACE = "urn:labyard:vms:1"
 VM_TAG = f"{{{NAMESPACE}}}vm"
-# sdx and on are left for what Redfish inserts.
-TARGETS = tuple("sd" + letter for letter in string.ascii_lowercase[:23])
 ET.register_namespace("labyard", NAMESPACE)
 
 

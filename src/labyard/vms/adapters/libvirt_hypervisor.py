@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import libvirt
 from labyard.core.adapter import AdapterError
 from labyard.vms.adapters import accel, domain_xml, processes
 from labyard.vms.adapters.hypervisor import (
-    DataDisk,
     DomainEvent,
     DomainSeen,
     DomainSpec,
@@ -23,14 +20,13 @@ from labyard.vms.adapters.hypervisor import (
     StrayProcess,
 )
 from labyard.vms.adapters.libvirt_connection import LibvirtConnection, asked, asked_monitor
+from labyard.vms.adapters.libvirt_disks import LibvirtDisks
+from labyard.vms.adapters.libvirt_domain import definition, is_active
 from labyard.vms.adapters.libvirt_events import Story
 from labyard.vms.adapters.libvirt_network import has_mac_filter
 
 MEMINFO = Path("/proc/meminfo")
-LEFTOVER_SECONDS = 5.0
 RECHECK_SECONDS = 0.5  # a look at libvirt itself, should an event have been lost
-_LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
-_STORED = libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -66,7 +62,7 @@ class LibvirtHypervisor:
         self._story = Story()
         self._changed = threading.Condition()
         self._changes = 0
-        self._removals: dict[tuple[str, str], queue.SimpleQueue[bool]] = {}
+        self._disks = LibvirtDisks(connection)
         connection.on_connect(self._watch)
 
     def open(self, on_event: Callable[[DomainEvent], None], on_reconnect: Callable[[], None] = lambda: None) -> None:
@@ -102,18 +98,18 @@ class LibvirtHypervisor:
 
     def is_active(self, vm_id: str) -> bool:
         domain = self._find(vm_id)
-        return domain is not None and _is_active(domain)
+        return domain is not None and is_active(domain)
 
     def define(self, spec: DomainSpec) -> None:
         domain = self._find(spec.vm_id)
         if domain is not None and domain.UUIDString() != spec.uuid:
             # A leftover of an earlier machine of this name.
-            if _is_active(domain):
+            if is_active(domain):
                 raise AdapterError(f"virDomainDefineXML failed: another domain {domain.name()} is running")
             self.undefine(spec.vm_id)
             domain = None
         if domain is not None:
-            stored = _xml(domain, stored=True)
+            stored = definition(domain, stored=True)
             if domain_xml.read(stored).config == domain_xml.config_hash(spec, self._made_for):
                 changed = domain_xml.with_disks(stored, spec.disks)
                 if changed is not None:
@@ -132,7 +128,7 @@ class LibvirtHypervisor:
 
     def destroy(self, vm_id: str) -> None:
         domain = self._find(vm_id)
-        if domain is None or not _is_active(domain):
+        if domain is None or not is_active(domain):
             return
         try:
             with asked("virDomainDestroy"):
@@ -161,40 +157,12 @@ class LibvirtHypervisor:
                 domain.undefineFlags(_UNDEFINE)
 
     def attach(self, vm_id: str, disk_id: str, path: Path) -> str:
-        domain = self._get(vm_id)
-        live, stored = _read(domain), _read(domain, stored=True)
-        if disk_id in live.disks or disk_id in stored.disks:
-            # An earlier attach that its caller could not record, nor undo.
-            self.detach(vm_id, disk_id, LEFTOVER_SECONDS)
-            live, stored = _read(domain), _read(domain, stored=True)
-        target = next((name for name in domain_xml.TARGETS if name not in live.targets | stored.targets), None)
-        if target is None:
-            raise AdapterError(f"no free target for a disk on {domain.name()}: sda to sdw are taken")
-        disk = DataDisk(disk_id, path, target)
-        xml = domain_xml.disk_xml(disk)
-        try:
-            asked_monitor(
-                "virDomainAttachDevice",
-                lambda: domain.attachDeviceFlags(xml, _LIVE | _STORED),
-                undo=lambda: domain.detachDeviceFlags(xml, _LIVE | _STORED),
-            )
-        except AdapterError:
-            for where in (_LIVE, _STORED):
-                self._forget(domain, disk, where)
-            raise
-        return target
+        return self._disks.attach(self._get(vm_id), disk_id, path)
 
     def detach(self, vm_id: str, disk_id: str, seconds: float) -> None:
         domain = self._find(vm_id)
-        if domain is None:
-            return
-        # First the running domain: while it still has the disk, so must the stored definition.
-        if _is_active(domain):
-            self._unplug(domain, disk_id, seconds)
-        disk = _read(domain, stored=True).disks.get(disk_id)
-        if disk is not None:
-            with asked("virDomainDetachDevice"):
-                domain.detachDeviceFlags(domain_xml.disk_xml(disk), _STORED)
+        if domain is not None:
+            self._disks.detach(domain, disk_id, seconds)
 
     def strays(self, known: frozenset[str]) -> list[StrayProcess]:
         """Active domains of ours and QEMU processes that libvirt does not own, in the scope of the search."""
@@ -227,12 +195,7 @@ class LibvirtHypervisor:
 
     def _watch(self, connection: libvirt.virConnect) -> None:
         with asked("virConnectDomainEventRegisterAny"):
-            for kind, handler in (
-                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle),
-                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._removed),
-                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, self._removal_failed),
-            ):
-                connection.domainEventRegisterAny(None, kind, handler, None)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
 
     def _lifecycle(self, _: libvirt.virConnect, domain: libvirt.virDomain, event: int, detail: int, __: object) -> None:
         name = str(domain.name())
@@ -244,55 +207,6 @@ class LibvirtHypervisor:
         with self._changed:
             self._changes += 1
             self._changed.notify_all()
-
-    def _removed(self, _: libvirt.virConnect, domain: libvirt.virDomain, alias: str, __: object) -> None:
-        self._tell_removal(domain, alias, True)
-
-    def _removal_failed(self, _: libvirt.virConnect, domain: libvirt.virDomain, alias: str, __: object) -> None:
-        self._tell_removal(domain, alias, False)
-
-    def _tell_removal(self, domain: libvirt.virDomain, alias: str, gone: bool) -> None:
-        waiting = self._removals.get((domain.UUIDString(), alias))
-        if waiting is not None:
-            waiting.put(gone)
-
-    @contextmanager
-    def _removal(self, domain: libvirt.virDomain, alias: str) -> Iterator[queue.SimpleQueue[bool]]:
-        """What libvirt tells of the removal of this device, from now on."""
-        key = (domain.UUIDString(), alias)
-        self._removals[key] = queue.SimpleQueue()
-        try:
-            yield self._removals[key]
-        finally:
-            del self._removals[key]
-
-    def _unplug(self, domain: libvirt.virDomain, disk_id: str, seconds: float) -> None:
-        live = _read(domain)
-        if disk_id not in live.disks:
-            return
-        deadline = time.monotonic() + seconds
-        with self._removal(domain, live.aliases[disk_id]) as told:
-            xml = domain_xml.disk_xml(live.disks[disk_id])
-            asked_monitor("virDomainDetachDevice", lambda: domain.detachDeviceFlags(xml, _LIVE))
-            while True:
-                try:
-                    gone = told.get(timeout=max(0.0, min(RECHECK_SECONDS, deadline - time.monotonic())))
-                except queue.Empty:
-                    gone = None
-                if gone is False:
-                    raise AdapterError("virDomainDetachDevice failed: the guest refused to let the disk go")
-                if gone or not _is_active(domain) or disk_id not in _read(domain).disks:
-                    return
-                if time.monotonic() >= deadline:
-                    raise AdapterError(f"virDomainDetachDevice failed: the disk was not gone within {seconds:g} s")
-
-    def _forget(self, domain: libvirt.virDomain, disk: DataDisk, where: int) -> None:
-        """After a failed attach: take away what it may have left. The attach's own error is the one to tell."""
-        try:
-            if disk.disk_id in _read(domain, stored=where == _STORED).disks:
-                domain.detachDeviceFlags(domain_xml.disk_xml(disk), where)
-        except (AdapterError, libvirt.libvirtError):
-            return
 
     def _define(self, xml: str) -> None:
         with asked("virDomainDefineXML"):
@@ -337,22 +251,3 @@ class LibvirtHypervisor:
             # Another service's domains carry the element too, and its prefix may begin with ours.
             elif name == prefix + read.vm_id or any(file.startswith(storage) for file in read.files):
                 yield read.vm_id, seen, read
-
-
-def _is_active(domain: libvirt.virDomain) -> bool:
-    try:
-        return bool(domain.isActive())
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return False
-        raise AdapterError(f"virDomainIsActive failed: {error}") from error
-
-
-def _xml(domain: libvirt.virDomain, stored: bool = False) -> str:
-    flags = libvirt.VIR_DOMAIN_XML_SECURE | (libvirt.VIR_DOMAIN_XML_INACTIVE if stored else 0)
-    with asked("virDomainGetXMLDesc"):
-        return str(domain.XMLDesc(flags))
-
-
-def _read(domain: libvirt.virDomain, stored: bool = False) -> domain_xml.DomainRead:
-    return domain_xml.read(_xml(domain, stored))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,22 +52,28 @@ class Guard:
             refusal = answer(401, "Missing or wrong bearer token", {"WWW-Authenticate": "Bearer"})
             await refusal(scope, receive, send)
             return
-        began = False
+        began = time.perf_counter()
+        status = 0
 
         async def watched(message: Message) -> None:
-            nonlocal began
-            began = began or message["type"] == "http.response.start"
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
             await send(message)
 
+        asked = {"method": scope["method"], "path": scope["path"][:200]}
         try:
             await self._app(scope, _counted(receive), watched)
         except Exception:
-            log.exception(
-                "unexpected error", log_id=secrets.token_hex(8), method=scope["method"], path=scope["path"][:200]
-            )
-            if began:
+            log.exception("unexpected error", log_id=secrets.token_hex(8), **asked)
+            if status:
                 raise  # closing the connection is all that is left
-            await answer(500, "Internal error")(scope, receive, send)
+            await answer(500, "Internal error")(scope, receive, watched)
+        finally:
+            # Probes come every few seconds: the log is for the rest.
+            quiet = status < 400 and scope["path"] in OPEN
+            milliseconds = round((time.perf_counter() - began) * 1000, 1)
+            (log.debug if quiet else log.info)("request", **asked, status=status, milliseconds=milliseconds)
 
     def _may(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")

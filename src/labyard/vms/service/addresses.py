@@ -37,6 +37,10 @@ class Addresses:
             if vm.mac is None:
                 raise AdapterError(f"lease failed: VM {vm_id} has no MAC address")
             lease = session.scalar(select(Lease).where(Lease.vm_id == vm_id))
+            if lease is not None and not any(usable(self._settings, ip) for ip in addresses([lease.ip])):
+                session.delete(lease)  # of another subnet, before the settings changed
+                session.flush()
+                lease = None
             if lease is None:
                 lease = Lease(ip=self._next(session, vm, seen), mac=vm.mac, vm_id=vm_id)
                 session.add(lease)

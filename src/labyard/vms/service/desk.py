@@ -15,7 +15,7 @@ from labyard.vms.adapters.hypervisor import DomainEvent, EventKind
 
 log = structlog.get_logger(__name__)
 
-WORKERS = 8
+WORKERS = 16
 # Seconds that an operation waits for the event of what it has done already.
 EVENT_TIMEOUT = 2.0
 

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from labyard.core.errors import conflict
 
 PATIENCE = 60.0  # seconds that an operation waits for the one before it
+FOREVER = -1.0
 
 
 class KeyLocks:
@@ -23,11 +24,11 @@ class KeyLocks:
         self._guard = threading.Lock()
 
     @contextmanager
-    def __call__(self, key: str) -> Iterator[None]:
-        """409 when the lock was not to be had in time."""
+    def __call__(self, key: str, patience: float | None = None) -> Iterator[None]:
+        """409 when the lock was not to be had in time, or within `patience` seconds where that is given."""
         with self._guard:
             lock = self._locks.setdefault(key, _Lock())
-        if not lock.mutex.acquire(timeout=self._patience):
+        if not lock.mutex.acquire(timeout=self._patience if patience is None else patience):
             raise conflict(f"{self._what} is busy with another operation")
         try:
             yield

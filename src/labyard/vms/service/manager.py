@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
+from sqlalchemy import make_url
 
 from labyard.core.adapter import AdapterError
 from labyard.core.database import Database
@@ -81,6 +82,7 @@ class VmManager:
             self.settings.storage_path.mkdir(parents=True, exist_ok=True)
             opened.enter_context(exclusive(self.settings.storage_path / ".lock"))
             self.shared.files.prepare()
+            self._hide_database()
             self.database.migrate("labyard.vms")
             opened.callback(self.database.close)
             opened.callback(self.shared.desk.close)
@@ -100,6 +102,12 @@ class VmManager:
 
     def stop(self) -> None:
         self._running.close()
+
+    def _hide_database(self) -> None:
+        """An SQLite file is for its owner only: user data may hold secrets, and the folder is open to QEMU."""
+        address = make_url(self.settings.db_url)
+        if address.get_backend_name() == "sqlite" and address.database:
+            Path(address.database).touch(mode=0o600)
 
     def _reconnected(self) -> None:
         threading.Thread(target=self.watch.reconcile, args=(RECONNECT,), name="reconcile", daemon=True).start()

@@ -89,16 +89,15 @@ class Power:
     def adopt(self, vm_id: str) -> None:
         """Make the row of an active machine say so, with an address. AdapterError when there is none to be had; the
         row says `running` then too."""
-        with self._db.write() as session:
-            vm = session.get(Vm, vm_id)
-            if vm is None:
-                return
-            _write(vm, {"state": VmState.RUNNING, "desired_state": VmState.RUNNING, "state_reason": None})
-            if vm.mac is None:
-                return
-        ip = self._addresses.acquire(vm_id)
-        with self._db.write() as session:
-            session.get_one(Vm, vm_id).local_ip = ip
+        record: dict[str, str | None] = {"state": VmState.RUNNING, "desired_state": VmState.RUNNING}
+        failure: AdapterError | None = None
+        try:
+            record["local_ip"] = self._addresses.acquire(vm_id)
+        except AdapterError as error:
+            failure = error
+        self._record(vm_id, record | {"state_reason": None})
+        if failure is not None:
+            raise failure
 
     def spec(self, vm: Vm, template: Template, disks: tuple[DataDisk, ...] = ()) -> DomainSpec:
         assert vm.domain_uuid is not None and vm.mac is not None

@@ -94,6 +94,8 @@ class Vms:
             with failing_as("delete VM"):
                 self._off(vm_id, self._shared.hypervisor.is_active(vm_id), force=True)
                 self._shared.hypervisor.undefine(vm_id)
+                # Others may have switched it on meanwhile; from now on they cannot.
+                self._shared.hypervisor.destroy(vm_id)
                 self._shared.files.remove_vm(vm_id)
             with self._db.write() as session:
                 freed = {"state": DiskState.AVAILABLE, "vm_id": None, "mount_point": None, "target": None}

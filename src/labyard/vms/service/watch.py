@@ -9,6 +9,7 @@ from labyard.core.database import Database
 from labyard.vms.adapters.hypervisor import DomainEvent, EventKind
 from labyard.vms.models import Lease, Vm, VmState
 from labyard.vms.names import is_id
+from labyard.vms.service.locks import FOREVER
 from labyard.vms.service.power import Power
 from labyard.vms.service.shared import Shared
 
@@ -26,7 +27,8 @@ class Watch:
 
     def handle(self, event: DomainEvent) -> None:
         """An event says that something happened; what is true now is asked of the hypervisor."""
-        with self._shared.vm_locks(event.vm_id):
+        # Every operation ends, and the event may not be lost.
+        with self._shared.vm_locks(event.vm_id, FOREVER):
             vm = self._row(event.vm_id)
             if vm is None:
                 return
@@ -49,7 +51,7 @@ class Watch:
                 log.exception("could not reconcile", vm=vm_id)
 
     def _reconcile(self, vm_id: str, reason: str) -> None:
-        with self._shared.vm_locks(vm_id):
+        with self._shared.vm_locks(vm_id, FOREVER):
             vm = self._row(vm_id)
             if vm is None:
                 return
