@@ -89,10 +89,11 @@ class TestApplied:
         assert host.run("grep -rl --exclude vms.env -e %s /etc/labyard /etc/systemd", token).stdout == ""
         assert host.run(f"journalctl --no-pager --unit {UNIT} | grep -c -e %s", token).stdout.strip() == "0"
 
-    def test_nobody_but_qemu_comes_in_to_the_storage(self, host: LabHost) -> None:
-        disks = f"{host.value('vms_storage_path')}/disks"
-        assert host.run(f"setpriv --reuid libvirt-qemu --init-groups test -x {disks}").rc == 0
-        assert host.run(f"setpriv --reuid nobody --init-groups test -x {disks}").rc == 1
+    def test_qemu_comes_in_to_its_disks_only_and_nobody_else_at_all(self, host: LabHost) -> None:
+        storage = host.value("vms_storage_path")
+        assert host.run(f"setpriv --reuid libvirt-qemu --init-groups test -x {storage}/disks").rc == 0
+        assert host.run(f"setpriv --reuid libvirt-qemu --init-groups test -r {storage}/states.db").rc == 1
+        assert host.run(f"setpriv --reuid nobody --init-groups test -x {storage}/disks").rc == 1
 
     def test_a_machine_runs_on_libvirt_with_an_address(self, host: LabHost, running: dict[str, Any]) -> None:
         assert running["state"] == "running"
