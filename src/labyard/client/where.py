@@ -16,7 +16,7 @@ SOMEWHERE = "192.0.2.1"  # TEST-NET-1 (RFC 5737): only asks the routing table, s
 
 @dataclass
 class LabService:
-    """A service is on the first host of the inventory's group that has its name, and its variables begin with it."""
+    """A service is on the first host whose `lab_roles` name it, and its variables begin with its name."""
 
     inventory: Path
     name: str
@@ -25,9 +25,12 @@ class LabService:
     def host(self) -> LabHost:
         """ClientError when the inventory cannot be used or has no such host."""
         try:
-            return Lab(self.inventory).host(self.name)
+            found = next((host for host in Lab(self.inventory).hosts() if self.name in host.roles), None)
         except InventoryError as error:
             raise self._unknown(str(error)) from error
+        if found is None:
+            raise self._unknown(f"no host in {self.inventory} has {self.name} among its lab_roles")
+        return found
 
     def value(self, name: str) -> str:
         """A variable of the service, without the service's name; empty when it is not set."""

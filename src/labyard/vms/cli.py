@@ -29,7 +29,7 @@ app = typer.Typer(
 
     [bold]labyard vms delete web-1[/]
 
-    Where the service is and its token come from the inventory (group vms: vms_http_port, vms_api_token). Elsewhere:
+    Where the service is and its token come from the inventory (vms_http_port, vms_api_token). Elsewhere:
     LABYARD_VMS_URL, LABYARD_VMS_TOKEN, or the options below.""",
 )
 app.add_typer(cli_templates.app, name="templates")

@@ -326,7 +326,7 @@ def test_roles_and_refusals_are_plain(
 def test_service_and_password_come_from_the_inventory(live: Any, tmp_path: Path) -> None:
     port = live.settings.http_port
     host = {"ansible_host": "127.0.0.1", "ansible_connection": "ssh", "netboot_http_port": port}
-    host["netboot_admin_password"] = live.password
+    host |= {"netboot_admin_password": live.password, "lab_roles": ["netboot"]}
     inventory = {"all": {"children": {"netboot": {"hosts": {"boot1": host}}}}}
     (tmp_path / "hosts.yml").write_text(json.dumps(inventory))
     where = cli_where.Where(tmp_path, "", "admin", "")

@@ -365,8 +365,8 @@ def test_refusals_are_plain(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def inventory(folder: Path, **variables: Any) -> Path:
-    host = {"ansible_host": "127.0.0.1", "ansible_connection": "ssh"} | variables
-    (folder / "hosts.yml").write_text(json.dumps({"all": {"children": {"vms": {"hosts": {"vms1": host}}}}}))
+    host = {"ansible_host": "127.0.0.1", "ansible_connection": "ssh", "lab_roles": ["vms"]} | variables
+    (folder / "hosts.yml").write_text(json.dumps({"all": {"children": {"vm_hosts": {"hosts": {"vmhost1": host}}}}}))
     return folder
 
 
@@ -379,6 +379,11 @@ def test_service_and_token_come_from_the_inventory(fake: FakeServer, service: Se
         Where(folder, "", "another").client.vms()
     with pytest.raises(ClientError, match="give the service's token"):  # it is for the inventory's service only
         Where(folder, fake.url, "").client.vms()
+
+
+def test_inventory_without_the_service(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="has vms among its lab_roles"):
+        _ = Where(inventory(tmp_path, lab_roles=["vm_host"]), "", "").client
 
 
 def test_inventory_without_the_port(tmp_path: Path) -> None:
