@@ -136,6 +136,16 @@ class TestReconciliation:
         lab.until(lambda: lab.row().state == "error")
         assert lab.row().state_reason == RECONNECT and lab.leases() == []
 
+    def test_a_hypervisor_that_finds_out_late(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("labyard.vms.service.manager.SETTLING", (0, 0.2))
+        lab.make(running=True)
+        lab.hypervisor.reconnected()
+        time.sleep(0.1)
+        assert lab.row().state == "running"
+        lab.hypervisor.all["web"].active = False
+        lab.until(lambda: lab.row().state == "error")
+        assert lab.leases() == []
+
     def test_one_failure_does_not_keep_the_others(self, lab: Lab) -> None:
         for name in ("a", "b"):
             lab.make(name, running=True)

@@ -32,6 +32,9 @@ from labyard.vms.settings import Settings
 log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT = 5000  # milliseconds
+# Seconds before each look after the connection came back: a libvirt that was started again takes machines for running
+# until it has tried to reach them, and does not tell of those it gives up.
+SETTLING = (0.0, 2.0, 10.0)
 
 
 class VmManager:
@@ -67,6 +70,7 @@ class VmManager:
         )
         shared.desk.handle = self.watch.handle
         self._running = ExitStack()
+        self._stopping = threading.Event()
 
     @property
     def domain_type(self) -> str:
@@ -101,6 +105,7 @@ class VmManager:
             self._running = opened.pop_all()
 
     def stop(self) -> None:
+        self._stopping.set()
         self._running.close()
 
     def _hide_database(self) -> None:
@@ -110,7 +115,13 @@ class VmManager:
             Path(address.database).touch(mode=0o600)
 
     def _reconnected(self) -> None:
-        threading.Thread(target=self.watch.reconcile, args=(RECONNECT,), name="reconcile", daemon=True).start()
+        threading.Thread(target=self._reconcile, name="reconcile", daemon=True).start()
+
+    def _reconcile(self) -> None:
+        for pause in SETTLING:
+            if self._stopping.wait(pause):
+                return
+            self.watch.reconcile(RECONNECT)
 
 
 def exclusive(path: Path) -> ExitStack:
