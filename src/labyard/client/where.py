@@ -39,12 +39,9 @@ class LabService:
 
     @property
     def url(self) -> str:
-        """http://HOST:PORT. ClientError when the inventory does not tell, or the host does not answer."""
-        port = self.value("http_port")
-        if not port:
-            raise self._unknown(f"host {self.host.name} has no {self.name}_http_port in {self.inventory}")
+        """http://HOST:PORT. ClientError when no host has the service, or the host does not answer."""
         listens = self.value("http_host")
-        return f"http://{listens if listens not in ('', '0.0.0.0') else _address(self.host)}:{port}"
+        return f"http://{listens if listens not in ('', '0.0.0.0') else _address(self.host)}:{self.value('http_port')}"
 
     def secret_file(self, name: str) -> Path | None:
         """The inventory's file with a generated secret of the service, if there is one."""

@@ -386,11 +386,6 @@ def test_inventory_without_the_service(tmp_path: Path) -> None:
         _ = Where(inventory(tmp_path, lab_roles=["vm_host"]), "", "").client
 
 
-def test_inventory_without_the_port(tmp_path: Path) -> None:
-    with pytest.raises(ClientError, match=r"has no vms_http_port in .*LABYARD_VMS_URL"):
-        _ = Where(inventory(tmp_path), "", "").client
-
-
 @pytest.mark.parametrize("name", ["..", ".", "a/../b", "a b", "%2e", "ü?x#y"])
 def test_any_name_stays_one_segment_of_the_path(fake: FakeServer, service: Service, name: str) -> None:
     service.templates[name] = {"name": name, "cpu_count": 1, "ram_amount": 4}
