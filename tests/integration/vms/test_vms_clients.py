@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from live_server import LiveServer, free_port
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from labyard.cli import app
@@ -29,11 +30,13 @@ def live(dry_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Li
     for name in [name for name in os.environ if name.startswith("LABYARD_")]:
         monkeypatch.delenv(name)
     settings = Settings.model_validate(dry_settings.model_dump() | {"api_token": TOKEN})
-    server = LiveServer(lambda: build(settings), free_port())
-    monkeypatch.setenv("LABYARD_VMS_URL", server.url)
-    monkeypatch.setenv("LABYARD_VMS_TOKEN", TOKEN)
-    yield server
-    server.stop()
+    # What the service logs in its thread would stand between what a command prints.
+    with capture_logs():
+        server = LiveServer(lambda: build(settings), free_port())
+        monkeypatch.setenv("LABYARD_VMS_URL", server.url)
+        monkeypatch.setenv("LABYARD_VMS_TOKEN", TOKEN)
+        yield server
+        server.stop()
 
 
 @pytest.fixture
