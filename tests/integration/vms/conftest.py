@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,26 +170,46 @@ def qemu_available() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def virt(qemu_available: dict[str, Any]) -> Iterator[Any]:
-    """A connection of the tests' own: to look, and to meddle. At the end nothing of ours may be left on this host."""
-    import libvirt
-
-    connection = libvirt.open(Settings().libvirt_uri)
-    yield connection
-    networks = [network for network in connection.listAllNetworks() if network.name().startswith(TOKEN)]
-    for network in networks:
-        if network.isActive():
-            network.destroy()
-        network.undefine()
-    left = [domain.name() for domain in connection.listAllDomains() if domain.name().startswith(TOKEN)]
+def nothing_left(qemu_available: dict[str, Any]) -> Iterator[None]:
+    """At the end nothing of ours may be on this host."""
+    yield
+    with libvirtd() as connection:
+        for network in networks(connection):
+            if network.isActive():
+                network.destroy()
+            network.undefine()
+        left = [domain.name() for domain in connection.listAllDomains() if domain.name().startswith(TOKEN)]
     left += qemu_names()
     left += [entry.name for entry in Path("/sys/class/net").iterdir() if entry.name.startswith(TOKEN)]
-    connection.close()
     assert not left, f"left after the run: {left}"
 
 
+@contextmanager
+def libvirtd() -> Iterator[Any]:
+    """A connection that the service does not share."""
+    import libvirt
+
+    connection = libvirt.open(Settings().libvirt_uri)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def networks(connection: Any) -> list[Any]:
+    """Those of this process's services."""
+    return [network for network in connection.listAllNetworks() if network.name().startswith(TOKEN)]
+
+
+@pytest.fixture
+def virt(qemu_available: dict[str, Any]) -> Iterator[Any]:
+    """A connection of the test's own: to look, and to meddle."""
+    with libvirtd() as connection:
+        yield connection
+
+
 @pytest.fixture(scope="session")
-def temp_storage(virt: Any) -> Iterator[Path]:
+def temp_storage(nothing_left: None) -> Iterator[Path]:
     """A folder for this worker alone, in VMAN_STORAGE_PATH when that is set."""
     # Not pytest's own folder: QEMU's user may not look into it.
     parent = Path(os.environ.get("VMAN_STORAGE_PATH") or WIDE_FOLDER)
@@ -273,11 +294,10 @@ def _clear(virt: Any, storage: Path) -> list[str]:
                 domain.destroy()
             domain.undefine()
     left += [f"QEMU {name}" for name in qemu_names()]
-    for network in virt.listAllNetworks():
-        if network.name().startswith(TOKEN):
-            left += [f"lease {lease}" for lease in network.DHCPLeases()]
-            left += [f"reservation {ip}" for ip in reserved(network).values()]
-            left += [f"interface {port}" for port in ports(network)]
+    for network in networks(virt):
+        left += [f"lease {lease}" for lease in network.DHCPLeases()]
+        left += [f"reservation {ip}" for ip in reserved(network).values()]
+        left += [f"interface {port}" for port in ports(network)]
     for file in [*storage.glob("disks/*"), *storage.glob("vms/*")]:
         left.append(f"file {file}")
         if file.is_dir():

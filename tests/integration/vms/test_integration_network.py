@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from fastapi.testclient import TestClient
 from integration.vms.integration_utils import (
     BRIDGE,
     SUBNET,
+    SUBNET_OF_ONE,
     TOKEN,
     create_test_template,
     reserved,
@@ -111,19 +111,18 @@ def test_network_config(test_client: TestClient, real_vm: Callable[..., str], vi
 
 
 def test_a_full_subnet_refuses_the_next_start(start_service: Callable[..., TestClient]) -> None:
-    one_host = IPv4Network((int(SUBNET.network_address), 30))
     client = start_service(
-        network_mode="isolated", network_name=f"{TOKEN}-1", bridge_name=f"{BRIDGE}1", subnet=one_host
+        network_mode="isolated", network_name=f"{TOKEN}-1", bridge_name=f"{BRIDGE}1", subnet=SUBNET_OF_ONE
     )
     template = create_test_template(client)["name"]
     for name in ("first", "second"):
         assert client.post("/vms", json={"template_name": template, "name": name}).status_code == 201
     assert client.post("/vms/first/actions/start").status_code == 202
     refused = client.post("/vms/second/actions/start")
-    assert refused.status_code == 400 and f"No available IPs in subnet {one_host}" in refused.json()["detail"]
+    assert refused.status_code == 400 and f"No available IPs in subnet {SUBNET_OF_ONE}" in refused.json()["detail"]
     assert client.get("/vms/second").json()["state"] == "error"
     verify_qemu_process("second", expected=False)
 
     assert client.post("/vms/first/actions/stop").status_code == 202
     assert client.post("/vms/second/actions/start").status_code == 202
-    assert client.get("/vms/second").json()["local_ip"] == FIRST
+    assert client.get("/vms/second").json()["local_ip"] == str(SUBNET_OF_ONE.network_address + 2)
