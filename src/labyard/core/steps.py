@@ -6,6 +6,7 @@ Progress is on record before a step runs, so that a failure, and a restart after
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -69,8 +70,7 @@ def run_steps(
     run = _Run(steps, begin, timed)
     if failure := run.watch():
         step, error = failure
-        reason = str(error) or type(error).__name__
-        log.warning("step failed", step=step.name, reason=reason)
+        reason = _told("step failed", step, error)
         raise StepFailed(step, reason, undo_steps(run.begun)) from error
 
 
@@ -80,8 +80,7 @@ def run_all(steps: Sequence[Step], timed: Callable[[Step], AbstractContextManage
     left = list(steps)
     while failure := _Run(left, lambda name: None, timed).watch():
         step, error = failure
-        reason = str(error) or type(error).__name__
-        log.warning("step failed", step=step.name, reason=reason)
+        reason = _told("step failed", step, error)
         failed.append((step, reason))
         left = left[left.index(step) + 1 :]
     return failed
@@ -164,6 +163,13 @@ def undo_steps(begun: Sequence[Step]) -> list[str]:
         try:
             call(step.undo, step.timeout)
         except Exception as error:
-            log.error("undo failed", step=step.name, reason=str(error) or type(error).__name__)
+            _told("undo failed", step, error, logging.ERROR)
             failed.append(step.name)
     return failed
+
+
+def _told(what: str, step: Step, error: Exception, level: int = logging.WARNING) -> str:
+    """Log it; the reason for people."""
+    reason = str(error) or type(error).__name__
+    log.log(level, what, step=step.name, reason=reason)
+    return reason
