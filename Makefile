@@ -11,10 +11,10 @@ LABYARD_MITOGEN ?= 1
 ANSIBLE := scripts/with-mitogen $(LABYARD_MITOGEN)
 PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
 
-.PHONY: help lab status doctor test test-fast lint unit molecule bench destroy purge bootstrap lock
+.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration bench destroy purge bootstrap lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 bootstrap: ## install what the control machine needs (part of every other target)
 	@scripts/bootstrap
@@ -45,6 +45,9 @@ molecule: bootstrap ## one role by itself: make molecule ROLE=dhcp
 
 test: bootstrap ## all of it: lint, unit, integration, the lab, Molecule for every role, testinfra, flows, faults
 	@scripts/test
+
+vms-integration: bootstrap ## the VM manager's tests with real machines, inside the lab's first VM host
+	@$(PLAYBOOK) playbooks/vms_integration.yml
 
 bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json
 	@python -m labyard.bench
