@@ -84,6 +84,15 @@ class Disk(Base):
     target: Mapped[str | None] = mapped_column(String(10))
     created_at: Mapped[datetime | None] = mapped_column(Moment, default=now)
 
+    def plug(self, vm_id: str, target: str) -> None:
+        """Say that this machine has it. A label that a client gave stays."""
+        self.state, self.vm_id, self.target = DiskState.ATTACHED, vm_id, target
+        self.mount_point = self.mount_point or f"/dev/{target}"
+
+    def free(self) -> None:
+        """Say that no machine has it."""
+        self.state, self.vm_id, self.target, self.mount_point = DiskState.AVAILABLE, None, None, None
+
 
 class GuestMetadata(Base):
     __tablename__ = "vm_metadata"

@@ -94,8 +94,10 @@ class Observer:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            began = time.monotonic()
             self.check()
-            self._stop.wait(self.interval)
+            # From the start of one to the start of the next, so that what a sweep just missed is not late.
+            self._stop.wait(max(BETWEEN_LOOKS, began + self.interval - time.monotonic()))
 
     def _twice(self) -> list[Issue]:
         first = set(self._look())

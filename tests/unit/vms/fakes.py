@@ -45,6 +45,7 @@ class FakeHypervisor(Faulty):
         super().__init__()
         self.all: dict[str, Domain] = {}
         self.deaf = False  # guests that do not listen to ACPI
+        self.against = ""  # what is the matter with machines
         self.stray: list[StrayProcess] = []
         self.boots: list[str] = []
         self._on_event: Callable[[DomainEvent], None] = lambda event: None
@@ -135,6 +136,14 @@ class FakeHypervisor(Faulty):
         self._verb("detach")
         if vm_id in self.all:
             self.all[vm_id].disks.pop(disk_id, None)
+
+    def disks(self, vm_id: str) -> Mapping[str, str]:
+        self._verb("disks")
+        return dict(self.all[vm_id].disks)
+
+    def trouble(self, vm_id: str) -> str:
+        self._verb("trouble")
+        return self.against
 
     def strays(self, known: frozenset[str]) -> list[StrayProcess]:
         self._verb("strays")

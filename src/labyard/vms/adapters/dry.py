@@ -85,15 +85,21 @@ class DryHypervisor:
     def undefine(self, vm_id: str) -> None: ...
 
     def attach(self, vm_id: str, disk_id: str, path: Path) -> str:
-        with self._db.read() as session:
-            rows = select(Disk.target).where(Disk.vm_id == vm_id, Disk.state == DiskState.ATTACHED)
-            taken = set(session.scalars(rows))
+        taken = set(self.disks(vm_id).values())
         free = next((target for target in TARGETS if target not in taken), None)
         if free is None:
             raise AdapterError("attachDevice failed: no free target, sda to sdw are in use")
         return free
 
     def detach(self, vm_id: str, disk_id: str, seconds: float) -> None: ...
+
+    def disks(self, vm_id: str) -> Mapping[str, str]:
+        with self._db.read() as session:
+            rows = session.scalars(select(Disk).where(Disk.vm_id == vm_id, Disk.state == DiskState.ATTACHED))
+            return {disk.id: disk.target or "" for disk in rows}
+
+    def trouble(self, vm_id: str) -> str:
+        return ""
 
     def strays(self, known: frozenset[str]) -> list[StrayProcess]:
         return []

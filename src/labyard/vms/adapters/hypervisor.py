@@ -122,5 +122,11 @@ class Hypervisor(Protocol):
         """Unplug a data disk; returns when it is really gone from the running domain (if it runs) and the definition.
         A disk that is not there is fine. AdapterError when the guest refused or took longer than `seconds`."""
 
+    def disks(self, vm_id: str) -> Mapping[str, str]:
+        """The data disks that a running domain really has, each with its target."""
+
+    def trouble(self, vm_id: str) -> str:
+        """Why the domain cannot work, though it is active; empty when nothing is known against it."""
+
     def strays(self, known: frozenset[str]) -> list[StrayProcess]:
         """Live QEMU processes of ours whose machine is not in `known` (ids with a row)."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import libvirt
 
@@ -16,6 +17,8 @@ KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3  # missed answers before the connection counts as lost
 RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 20.0  # what QEMU answers at once takes seconds on a busy host
+
+Event = tuple[int, Callable[..., None], object]  # libvirt's number of it, who is told, and what is handed over
 
 _log = logging.getLogger(__name__)
 _loop_lock = threading.Lock()
@@ -31,11 +34,15 @@ def asked(call: str) -> Iterator[None]:
         raise AdapterError(f"{call} failed: {error}") from error
 
 
-def asked_monitor(call: str, ask: Callable[[], object], undo: Callable[[], object] = lambda: None) -> None:
+def asked_monitor(
+    call: str, ask: Callable[[], object], undo: Callable[[], object] = lambda: None, seconds: float | None = None
+) -> None:
     """`asked`, for a call that waits for QEMU to answer: libvirt would wait for a frozen one without end.
 
-    AdapterError after ANSWER_SECONDS. The call cannot be taken back; when QEMU does it later after all, `undo` follows.
+    AdapterError after `seconds`, or ANSWER_SECONDS. The call cannot be taken back; when QEMU does it later after all,
+    `undo` follows.
     """
+    seconds = ANSWER_SECONDS if seconds is None else seconds
     answer: Future[None] = Future()
 
     def run() -> None:
@@ -54,11 +61,11 @@ def asked_monitor(call: str, ask: Callable[[], object], undo: Callable[[], objec
     threading.Thread(target=run, name=call, daemon=True).start()
     with asked(call):
         try:
-            answer.result(ANSWER_SECONDS)
+            answer.result(seconds)
         except TimeoutError:
             # Not when the answer came just now.
             if answer.cancel():
-                raise AdapterError(f"{call} failed: QEMU did not answer within {ANSWER_SECONDS:g} s") from None
+                raise AdapterError(f"{call} failed: QEMU did not answer within {seconds:g} s") from None
             answer.result()
 
 
@@ -83,19 +90,25 @@ def _ensure_loop() -> None:
 
 
 class LibvirtConnection:
-    """Shared by the adapters of one libvirt. `on_connect` callbacks prepare each new connection before it is used."""
+    """Shared by the adapters of one libvirt. What `on_connect` and `on_event` were given holds for every connection."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._on_connect: list[Callable[[libvirt.virConnect], None]] = []
+        self._events: list[Event] = []
+        self._registered: list[int] = []
         self._current: libvirt.virConnect | None = None
         self._lost = threading.Event()
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
 
     def on_connect(self, prepare: Callable[[libvirt.virConnect], None]) -> None:
-        """Have `prepare` called with every connection made from now on; register events there."""
+        """Have `prepare` called with every connection made from now on, before it is used."""
         self._on_connect.append(prepare)
+
+    def on_event(self, event: int, tell: Callable[..., None], opaque: Any = None) -> None:
+        """Have `tell` called for this event (VIR_DOMAIN_EVENT_ID_…) of every domain."""
+        self._events.append((event, tell, opaque))
 
     def open(self, on_reconnect: Callable[[], None]) -> None:
         """Connect. `on_reconnect` is called, in a thread of ours, each time a lost connection is there again: events
@@ -130,20 +143,30 @@ class LibvirtConnection:
             with asked("virConnectSetKeepAlive"):
                 connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
                 connection.registerCloseCallback(self._closed, None)
+            with asked("virConnectDomainEventRegisterAny"):
+                for event, tell, opaque in self._events:
+                    self._registered.append(connection.domainEventRegisterAny(None, event, tell, opaque))
             for prepare in self._on_connect:
                 prepare(connection)
         except BaseException:
-            with suppress(libvirt.libvirtError):
-                connection.close()
+            self._let_go(connection)
             raise
         self._current = connection
 
     def _drop(self) -> None:
         connection, self._current = self._current, None
         if connection is not None:
-            for let_go in (connection.unregisterCloseCallback, connection.close):
-                with suppress(libvirt.libvirtError):  # it may be dead already
-                    let_go()
+            self._let_go(connection)
+
+    def _let_go(self, connection: libvirt.virConnect) -> None:
+        """Close it. What is registered with it would keep it open."""
+        registered, self._registered = self._registered, []
+        for callback in registered:
+            with suppress(libvirt.libvirtError):  # it may be dead already
+                connection.domainEventDeregisterAny(callback)
+        for let_go in (connection.unregisterCloseCallback, connection.close):
+            with suppress(libvirt.libvirtError):
+                let_go()
 
     def _closed(self, connection: libvirt.virConnect, reason: int, _opaque: object) -> None:
         self._lost.set()

@@ -28,7 +28,8 @@ class LibvirtDisks:
 
     def __init__(self, connection: LibvirtConnection) -> None:
         self._removals: dict[tuple[str, str], queue.SimpleQueue[bool]] = {}
-        connection.on_connect(self._watch)
+        connection.on_event(libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._tell, True)
+        connection.on_event(libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, self._tell, False)
 
     def attach(self, domain: libvirt.virDomain, disk_id: str, path: Path) -> str:
         """See `Hypervisor.attach`."""
@@ -71,7 +72,7 @@ class LibvirtDisks:
         deadline = time.monotonic() + seconds
         with self._removal(domain, live.aliases[disk_id]) as told:
             xml = domain_xml.disk_xml(live.disks[disk_id])
-            asked_monitor("virDomainDetachDevice", lambda: domain.detachDeviceFlags(xml, _LIVE))
+            asked_monitor("virDomainDetachDevice", lambda: domain.detachDeviceFlags(xml, _LIVE), seconds=seconds)
             while True:
                 try:
                     gone = told.get(timeout=max(0.0, min(RECHECK_SECONDS, deadline - time.monotonic())))
@@ -93,14 +94,6 @@ class LibvirtDisks:
             yield self._removals[key]
         finally:
             del self._removals[key]
-
-    def _watch(self, connection: libvirt.virConnect) -> None:
-        with asked("virConnectDomainEventRegisterAny"):
-            for kind, gone in (
-                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, True),
-                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, False),
-            ):
-                connection.domainEventRegisterAny(None, kind, self._tell, gone)
 
     def _tell(self, _: libvirt.virConnect, domain: libvirt.virDomain, alias: str, gone: bool) -> None:
         waiting = self._removals.get((domain.UUIDString(), alias))

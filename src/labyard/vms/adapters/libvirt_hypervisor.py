@@ -21,7 +21,7 @@ from labyard.vms.adapters.hypervisor import (
 )
 from labyard.vms.adapters.libvirt_connection import LibvirtConnection, asked, asked_monitor
 from labyard.vms.adapters.libvirt_disks import LibvirtDisks
-from labyard.vms.adapters.libvirt_domain import definition, is_active
+from labyard.vms.adapters.libvirt_domain import definition, disks_of, is_active, trouble
 from labyard.vms.adapters.libvirt_events import Story
 from labyard.vms.adapters.libvirt_network import has_mac_filter
 
@@ -63,7 +63,7 @@ class LibvirtHypervisor:
         self._changed = threading.Condition()
         self._changes = 0
         self._disks = LibvirtDisks(connection)
-        connection.on_connect(self._watch)
+        connection.on_event(libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle)
 
     def open(self, on_event: Callable[[DomainEvent], None], on_reconnect: Callable[[], None] = lambda: None) -> None:
         """Connect, find out the domain type, and watch. `on_event` and `on_reconnect` are called in threads of ours and
@@ -164,6 +164,13 @@ class LibvirtHypervisor:
         if domain is not None:
             self._disks.detach(domain, disk_id, seconds)
 
+    def disks(self, vm_id: str) -> Mapping[str, str]:
+        return disks_of(self._get(vm_id))
+
+    def trouble(self, vm_id: str) -> str:
+        domain = self._find(vm_id)
+        return "" if domain is None else trouble(domain)
+
     def strays(self, known: frozenset[str]) -> list[StrayProcess]:
         """Active domains of ours and QEMU processes that libvirt does not own, in the scope of the search."""
         search = processes.Search(self._options.domain_prefix, self._options.storage_path, self._options.observer_scope)
@@ -192,10 +199,6 @@ class LibvirtHypervisor:
             gateway=options.gateway,
             ip_mac_filter=has_mac_filter(connection),
         )
-
-    def _watch(self, connection: libvirt.virConnect) -> None:
-        with asked("virConnectDomainEventRegisterAny"):
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
 
     def _lifecycle(self, _: libvirt.virConnect, domain: libvirt.virDomain, event: int, detail: int, __: object) -> None:
         name = str(domain.name())

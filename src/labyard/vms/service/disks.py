@@ -57,9 +57,7 @@ class Disks:
                 with Undo() as undo:
                     undo.step(self._unplug, vm_id, disk_id)
                     with self._db.write() as session:
-                        disk = disk_row(session, disk_id)
-                        disk.state, disk.vm_id, disk.target = DiskState.ATTACHED, vm_id, target
-                        disk.mount_point = disk.mount_point or f"/dev/{target}"
+                        disk_row(session, disk_id).plug(vm_id, target)
                     undo.done()
 
     def detach(self, disk_id: str) -> None:
@@ -71,8 +69,7 @@ class Disks:
             with failing_as("detach disk"):
                 self._unplug(vm_id, disk_id)
             with self._db.write() as session:
-                disk = disk_row(session, disk_id)
-                disk.state, disk.vm_id, disk.mount_point, disk.target = DiskState.AVAILABLE, None, None, None
+                disk_row(session, disk_id).free()
 
     def delete(self, disk_id: str) -> None:
         """Row and file; a file that is gone already is fine. 400 while it is in a machine that is on."""

@@ -46,13 +46,20 @@ class Power:
                 raise
 
     def off(self, vm_id: str, force: bool) -> None:
-        """Stop a machine that is on: by ACPI first, unless forced. Returns when it is off and its address is free."""
+        """Stop a machine that is on: by ACPI first, unless forced. Returns when it is off and its address is free.
+
+        When it cannot be switched off, its row becomes `error` only if the hypervisor knows something against it.
+        """
         hypervisor = self._shared.hypervisor
         with self._shared.desk.listen(vm_id) as listening:
-            if force or not self._shut_down(vm_id):
-                hypervisor.destroy(vm_id)
-                if hypervisor.is_active(vm_id):
-                    raise AdapterError("destroy failed: the domain is still active")
+            try:
+                if force or not self._shut_down(vm_id):
+                    hypervisor.destroy(vm_id)
+                    if hypervisor.is_active(vm_id):
+                        raise AdapterError("destroy failed: the domain is still active")
+            except AdapterError:
+                quietly(self._note_trouble, vm_id)
+                raise
             listening.wait_end()
             self.release(vm_id, state=VmState.STOPPED, desired_state=VmState.STOPPED, state_reason=None)
 
@@ -191,6 +198,10 @@ class Power:
             log.info("the guest could not be asked to power off", vm=vm_id, error=str(error))
             return False
         return self._shared.hypervisor.wait_inactive(vm_id, self._shared.settings.stop_timeout)
+
+    def _note_trouble(self, vm_id: str) -> None:
+        if why := self._shared.hypervisor.trouble(vm_id):
+            self._record(vm_id, {"state": VmState.ERROR, "state_reason": why})
 
     def _give_up(self, vm_id: str, listening: Listening, why: str) -> None:
         quietly(self._destroy_if_active, vm_id, listening)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
 from labyard.core.adapter import AdapterError
 from labyard.core.database import Database
-from labyard.vms.models import Disk, DiskState, GuestMetadata, Lease, Template, Vm, VmState
+from labyard.vms.models import Disk, GuestMetadata, Lease, Template, Vm, VmState
 from labyard.vms.schemas import VmCreate
 from labyard.vms.service import macs
 from labyard.vms.service.failures import Undo, failing_as, quietly, refused
@@ -98,8 +98,9 @@ class Vms:
                 self._shared.hypervisor.destroy(vm_id)
                 self._shared.files.remove_vm(vm_id)
             with self._db.write() as session:
-                freed = {"state": DiskState.AVAILABLE, "vm_id": None, "mount_point": None, "target": None}
-                session.execute(update(Disk).where(Disk.vm_id == vm_id).values(freed))
+                for disk in session.scalars(select(Disk).where(Disk.vm_id == vm_id)):
+                    disk.free()
+                session.flush()
                 session.execute(delete(Lease).where(Lease.vm_id == vm_id))
                 session.execute(delete(GuestMetadata).where(GuestMetadata.vm_id == vm_id))
                 session.execute(delete(Vm).where(Vm.id == vm_id))

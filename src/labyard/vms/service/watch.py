@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from labyard.core.database import Database
 from labyard.vms.adapters.hypervisor import DomainEvent, EventKind
-from labyard.vms.models import Lease, Vm, VmState
+from labyard.vms.models import Disk, DiskState, Lease, Vm, VmState
 from labyard.vms.names import is_id
 from labyard.vms.service.locks import FOREVER
 from labyard.vms.service.power import Power
@@ -40,8 +40,8 @@ class Watch:
                 log.info("a machine ended", vm=vm.id, how=event.kind, detail=event.detail)
 
     def reconcile(self, reason: str) -> None:
-        """Bring all rows into line with the hypervisor: active machines are adopted, with the addresses they have;
-        those that should run and do not become `error`. One machine's failure does not keep the others."""
+        """Bring all rows into line with the hypervisor: active machines are adopted, with the addresses and disks they
+        have; those that should run and do not become `error`. One machine's failure does not keep the others."""
         with self._db.read() as session:
             vm_ids = [vm_id for vm_id in session.scalars(select(Vm.id)) if is_id(vm_id)]
         for vm_id in vm_ids:
@@ -56,11 +56,26 @@ class Watch:
             if vm is None:
                 return
             if self._shared.hypervisor.is_active(vm_id):
+                self._reconcile_disks(vm_id)
                 self._power.adopt(vm_id)
             elif vm.state == VmState.RUNNING:
                 self._power.release(vm_id, state=VmState.ERROR, state_reason=reason)
             else:
                 self._power.release(vm_id)
+
+    def _reconcile_disks(self, vm_id: str) -> None:
+        """What an active machine has is attached, what it lacks is not: an operation may have been cut off, or the
+        machine was changed by others."""
+        there = self._shared.hypervisor.disks(vm_id)
+        with self._db.write() as session:
+            for disk in session.scalars(select(Disk).where(or_(Disk.vm_id == vm_id, Disk.id.in_(there)))):
+                recorded = disk.state == DiskState.ATTACHED and disk.vm_id == vm_id
+                if disk.id in there and not recorded:
+                    log.warning("a disk is plugged in without a record of it", vm=vm_id, disk=disk.id)
+                    disk.plug(vm_id, there[disk.id])
+                elif disk.id not in there and recorded:
+                    log.warning("a disk on record is not plugged in", vm=vm_id, disk=disk.id)
+                    disk.free()
 
     def _row(self, vm_id: str) -> Vm | None:
         with self._db.read() as session:
