@@ -3,6 +3,7 @@ marked `integration` on a real libvirt."""
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from integration.vms.guests import write_obedient_disk
 from integration.vms.integration_utils import (
     BRIDGE,
     DOMAIN_PREFIX,
@@ -30,6 +32,12 @@ from integration.vms.integration_utils import (
     qemu_names,
     reserved,
 )
+from integration.vms.results import (
+    ENABLED,
+    LeftBehind,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 from labyard.core.database import Database
 from labyard.vms.app import build
 from labyard.vms.observer import Observer
@@ -37,7 +45,11 @@ from labyard.vms.service.manager import VmManager
 from labyard.vms.service.network import Network
 from labyard.vms.settings import Settings
 
+# Hooks of pytest, which looks for them here.
+__all__ = ["pytest_runtest_makereport", "pytest_terminal_summary"]
+
 TEST_SECONDS = 120
+ROOM = Path("/run/lock/labyard-vms-tests")
 LEAST_QEMU = (7, 0)
 LEAST_FREE = 1_000_000_000  # bytes
 WIDE_FOLDER = "/var/tmp"  # all may look into it
@@ -129,12 +141,38 @@ def make_disk(dry: TestClient) -> Callable[..., str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    enabled = os.environ.get("VMAN_ENABLE_INTEGRATION_TESTS") == "1"
     for item in items:
         if item.get_closest_marker("integration"):
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))
-            if not enabled:
+            if not ENABLED:
                 item.add_marker(pytest.mark.skip(reason="VMAN_ENABLE_INTEGRATION_TESTS is not 1"))
+        if restarts_libvirtd(item) and os.environ.get("VMAN_TESTS_RESTART_LIBVIRTD") != "1":
+            item.add_marker(pytest.mark.skip(reason="it restarts libvirtd, and VMAN_TESTS_RESTART_LIBVIRTD is not 1"))
+    items.sort(key=restarts_libvirtd)
+
+
+def restarts_libvirtd(item: pytest.Item) -> bool:
+    return item.get_closest_marker("restarts_libvirtd") is not None
+
+
+@contextmanager
+def libvirtd_stays(alone: bool = False) -> Iterator[None]:
+    """No test of another process restarts libvirtd meanwhile. `alone`: none uses it. Not re-entrant."""
+    with ROOM.open("a") as room, ROOM.with_suffix(".turn").open("a") as turn:
+        # Who waits for the others to leave keeps more from coming.
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.node.get_closest_marker("integration"):
+        yield
+        return
+    with libvirtd_stays(alone=restarts_libvirtd(request.node)):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -158,14 +196,12 @@ def qemu_available() -> dict[str, Any]:
     from labyard.vms.adapters import accel
 
     settings = Settings()
+    probe = accel.Probe(settings.probe_kernel, settings.probe_initrd, settings.probe_timeout)
     try:
-        connection = libvirt.open(settings.libvirt_uri)
+        with libvirtd_stays(), libvirtd() as connection, tempfile.TemporaryDirectory(dir=WIDE_FOLDER) as folder:
+            kind = accel.resolve(connection, "auto", probe, Path(folder)).domain_type
     except libvirt.libvirtError as error:
         pytest.skip(f"no libvirtd answers on {settings.libvirt_uri}: {error}")
-    probe = accel.Probe(settings.probe_kernel, settings.probe_initrd, settings.probe_timeout)
-    with tempfile.TemporaryDirectory(dir=WIDE_FOLDER) as folder:
-        kind = accel.resolve(connection, "auto", probe, Path(folder)).domain_type
-    connection.close()
     return {"bin": program, "img": image_tool, "version": version, "kvm": kind == "kvm"}
 
 
@@ -173,7 +209,7 @@ def qemu_available() -> dict[str, Any]:
 def nothing_left(qemu_available: dict[str, Any]) -> Iterator[None]:
     """At the end nothing of ours may be on this host."""
     yield
-    with libvirtd() as connection:
+    with libvirtd_stays(), libvirtd() as connection:
         for network in networks(connection):
             if network.isActive():
                 network.destroy()
@@ -181,7 +217,8 @@ def nothing_left(qemu_available: dict[str, Any]) -> Iterator[None]:
         left = [domain.name() for domain in connection.listAllDomains() if domain.name().startswith(TOKEN)]
     left += qemu_names()
     left += [entry.name for entry in Path("/sys/class/net").iterdir() if entry.name.startswith(TOKEN)]
-    assert not left, f"left after the run: {left}"
+    if left:
+        raise LeftBehind("run", left)
 
 
 @contextmanager
@@ -234,9 +271,39 @@ def test_db(temp_storage: Path) -> Iterator[Database]:
         file.unlink()
 
 
+@pytest.fixture(scope="session")
+def guest_disk(temp_storage: Path) -> Path:
+    """What machines boot: it obeys the power button, and leaves the processor to others."""
+    path = temp_storage / "guest.raw"
+    write_obedient_disk(path)
+    return path
+
+
+@pytest.fixture
+def service_settings(
+    temp_storage: Path, test_db: Database, qemu_available: dict[str, Any], guest_disk: Path
+) -> dict[str, Any]:
+    """Those of this test's service, by the names of `Settings`."""
+    return {
+        "storage_path": temp_storage,
+        "db_url": str(test_db.engine.url),
+        "default_boot_disk": guest_disk,
+        "domain_prefix": DOMAIN_PREFIX,
+        "domain_type": "kvm" if qemu_available["kvm"] else "qemu",
+        "network_name": TOKEN,
+        "bridge_name": BRIDGE,
+        "subnet": SUBNET,
+        # The address 169.254.169.254 can be one worker's only.
+        "metadata_bind_ip": next(SUBNET.hosts()),
+        "stop_timeout": 2,
+        "detach_timeout": 5,
+        "observer_interval": 3600,
+    }
+
+
 @pytest.fixture
 def start_service(
-    temp_storage: Path, test_db: Database, virt: Any, qemu_available: dict[str, Any]
+    service_settings: dict[str, Any], temp_storage: Path, virt: Any
 ) -> Iterator[Callable[..., TestClient]]:
     """Starts the service; called again, it is the service after a restart. Takes changes of the settings.
 
@@ -251,22 +318,7 @@ def start_service(
     def start(**changes: Any) -> TestClient:
         stop()
         changed.update(changes)
-        standard = {
-            "storage_path": temp_storage,
-            "db_url": str(test_db.engine.url),
-            "operator_dry_run": False,
-            "domain_prefix": DOMAIN_PREFIX,
-            "domain_type": "kvm" if qemu_available["kvm"] else "qemu",
-            "network_name": TOKEN,
-            "bridge_name": BRIDGE,
-            "subnet": SUBNET,
-            # The address 169.254.169.254 can be one worker's only.
-            "metadata_bind_ip": next(SUBNET.hosts()),
-            "stop_timeout": 2,
-            "detach_timeout": 5,
-            "observer_interval": 3600,
-        }
-        client = TestClient(build(Settings(**standard | changed)), raise_server_exceptions=False)
+        client = TestClient(build(Settings(**service_settings | changed)), raise_server_exceptions=False)
         client.__enter__()
         running.append(client)
         return client
@@ -281,7 +333,8 @@ def start_service(
     finally:
         stop()
         left_behind = _clear(virt, temp_storage)
-    assert not left + left_behind, f"left after the test: {left + left_behind}"
+    if left + left_behind:
+        raise LeftBehind("test", left + left_behind)
 
 
 def _clear(virt: Any, storage: Path) -> list[str]:

@@ -15,6 +15,7 @@ _OBEY_POWER_BUTTON = bytes.fromhex(
     "ba0406 b80020 ef"  # out 0x604, 0x2000: power off
     "f4 ebfd"  # hlt for ever
 )
+_DEAF = bytes.fromhex("fa f4 ebfd")  # cli; hlt for ever
 _INIT = bytes.fromhex(
     "b801000000 bf01000000 488d3510000000 ba11000000 0f05"  # write(1, message, 17)
     "b822000000 0f05 ebf7"  # pause() for ever: init may not end
@@ -23,8 +24,17 @@ _MESSAGE = b"labyard-probe-ok\n"
 
 
 def write_obedient_disk(path: Path) -> None:
-    """A raw disk whose boot sector waits for the ACPI power button, then powers off."""
-    path.write_bytes(_OBEY_POWER_BUTTON.ljust(510, b"\0") + b"\x55\xaa" + bytes(1024 * 1024 - 512))
+    """A raw disk whose boot sector waits for the ACPI power button, then powers off. Both guests use no processor."""
+    _write_disk(path, _OBEY_POWER_BUTTON)
+
+
+def write_deaf_disk(path: Path) -> None:
+    """A raw disk whose boot sector does nothing, and minds nothing."""
+    _write_disk(path, _DEAF)
+
+
+def _write_disk(path: Path, boot_sector: bytes) -> None:
+    path.write_bytes(boot_sector.ljust(510, b"\0") + b"\x55\xaa" + bytes(1024 * 1024 - 512))
 
 
 def write_probe_initrd(path: Path) -> None:

@@ -28,6 +28,7 @@ TOKEN = f"lyt{_PID:x}"
 DOMAIN_PREFIX = f"{TOKEN}-"
 BRIDGE = f"{TOKEN}br"
 SUBNET = IPv4Network(f"10.{201 + (_PID >> 8) % 50}.{_PID & 255}.0/24")
+ADAPTER_SUBNET = IPv4Network(f"10.{151 + (_PID >> 8) % 50}.{_PID & 255}.0/24")
 SUBNET_OF_ONE = IPv4Network(f"192.168.{_PID & 255}.{(_PID >> 8 & 63) * 4}/30")  # room for one machine
 
 _POLL = 0.1

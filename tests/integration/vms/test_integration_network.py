@@ -28,6 +28,12 @@ pytestmark = pytest.mark.integration
 FIRST = str(SUBNET.network_address + 2)  # the gateway has 1
 
 
+@pytest.fixture
+def service_settings(service_settings: dict[str, Any]) -> dict[str, Any]:
+    """Root disks are empty: the firmware, which is a DHCP client, goes to the network."""
+    return service_settings | {"default_boot_disk": None}
+
+
 def wait_until_seen(client: TestClient, vm_id: str, timeout: float = 45) -> dict[str, Any]:
     """The machine's lease, when the DHCP server has given it to the machine's firmware."""
     deadline = time.monotonic() + timeout

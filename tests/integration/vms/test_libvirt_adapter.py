@@ -1,8 +1,4 @@
-"""The adapters of the VM manager on a real libvirtd; they skip where there is none.
-
-Run inside a VM host, as root, with the distribution's Python, from tests/, with src/ and tests/ in PYTHONPATH:
-pytest --noconftest integration/vms/test_libvirt_adapter.py. They need pytest, python3-libvirt, dnsmasq-utils, no more.
-"""
+"""The adapters of the VM manager on a real libvirtd."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ import queue
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -26,6 +22,7 @@ import pytest
 libvirt = pytest.importorskip("libvirt", reason="python3-libvirt is missing: run inside a VM host")
 
 from integration.vms import guests  # noqa: E402
+from integration.vms.integration_utils import ADAPTER_SUBNET, TOKEN  # noqa: E402
 from labyard.core.adapter import AdapterError  # noqa: E402
 from labyard.vms.adapters import accel, libvirt_connection  # noqa: E402
 from labyard.vms.adapters.hypervisor import DataDisk, DomainEvent, DomainSpec, EventKind  # noqa: E402
@@ -34,26 +31,23 @@ from labyard.vms.adapters.libvirt_hypervisor import HypervisorOptions, LibvirtHy
 from labyard.vms.adapters.libvirt_network import LibvirtNetwork, NetworkOptions  # noqa: E402
 from labyard.vms.adapters.qemu_img import ImageOptions, QemuImages  # noqa: E402
 
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left")]
+
 URI = "qemu:///system"
 KERNEL = Path("/usr/lib/labyard/probe-kernel")
-SUBNET = IPv4Network("192.168.213.0/24")
-GATEWAY = IPv4Address("192.168.213.1")
-ADDRESS = "192.168.213.7"
+GATEWAY = ADAPTER_SUBNET.network_address + 1
+ADDRESS = str(ADAPTER_SUBNET.network_address + 7)
+ANOTHER = str(ADAPTER_SUBNET.network_address + 8)
 
 
-@pytest.fixture(scope="module")
-def raw() -> Iterator[object]:
+@pytest.fixture
+def raw(virt: object) -> object:
     """A connection of the test's own, to look and to meddle with."""
-    try:
-        connection = libvirt.open(URI)
-    except libvirt.libvirtError as error:
-        pytest.skip(f"no libvirtd answers on {URI}: {error}")
-    yield connection
-    connection.close()
+    return virt
 
 
 @pytest.fixture(scope="module")
-def storage() -> Iterator[Path]:
+def storage(nothing_left: None) -> Iterator[Path]:
     # Not pytest's folder: QEMU's user may not look into it.
     folder = Path(tempfile.mkdtemp(prefix="labyard-test-", dir="/var/tmp"))
     folder.chmod(0o755)
@@ -65,14 +59,13 @@ def storage() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def options(storage: Path) -> HypervisorOptions:
-    token = uuid.uuid4().hex[:6]
     return HypervisorOptions(
         storage_path=storage,
-        domain_prefix=f"labyard-{token}-",
+        domain_prefix=f"{TOKEN}a-",
         domain_type="qemu",
         probe=accel.Probe(None, None, 1),
         network_mode="user",
-        network_name=f"labyard-{token}",
+        network_name=f"{TOKEN}a",
         gateway=str(GATEWAY),
         observer_scope="storage",
     )
@@ -149,8 +142,10 @@ def host(raw: object, options: HypervisorOptions) -> Iterator[Host]:
 
 @pytest.fixture
 def network_options(options: HypervisorOptions) -> NetworkOptions:
-    name = options.network_name
-    return NetworkOptions("nat", name, f"lyt-{name[-6:]}", SUBNET, GATEWAY, ("8.8.8.8",), "169.254.213.254")
+    metadata_ip = f"169.254.{ADAPTER_SUBNET.network_address.packed[2]}.254"
+    return NetworkOptions(
+        "nat", options.network_name, f"{TOKEN}abr", ADAPTER_SUBNET, GATEWAY, ("8.8.8.8",), metadata_ip
+    )
 
 
 @pytest.fixture
@@ -471,12 +466,12 @@ class TestNetwork:
         for _ in range(2):
             network.reserve(ADDRESS, self.MACS[0], "web-1")
             assert reservations(raw, network_options.name) == [{(ADDRESS, self.MACS[0])}] * 2
-        network.reserve("192.168.213.8", self.MACS[0].upper(), "web-1")
+        network.reserve(ANOTHER, self.MACS[0].upper(), "web-1")
         network.reserve(ADDRESS, self.MACS[1], "Web_1")
-        wanted = {("192.168.213.8", self.MACS[0]), (ADDRESS, self.MACS[1])}
+        wanted = {(ANOTHER, self.MACS[0]), (ADDRESS, self.MACS[1])}
         assert reservations(raw, network_options.name) == [wanted] * 2
         for _ in range(2):
-            network.release("192.168.213.8", self.MACS[0])
+            network.release(ANOTHER, self.MACS[0])
             network.release(ADDRESS, self.MACS[0])  # another's by now
             assert reservations(raw, network_options.name) == [{(ADDRESS, self.MACS[1])}] * 2
 
@@ -607,6 +602,11 @@ def ids(host: Host, known: frozenset[str]) -> set[str]:
     return {stray.resource_id for stray in host.hypervisor.strays(known)}
 
 
+def probe_domains(raw: object) -> list[str]:
+    """Those of this process."""
+    return [domain.name() for domain in raw.listAllDomains() if domain.name() == f"accel-probe-{os.getpid()}"]
+
+
 class TestAccel:
     @pytest.fixture
     def probe(self, storage: Path) -> accel.Probe:
@@ -625,14 +625,36 @@ class TestAccel:
 
     def test_the_probe_guest_is_heard(self, raw: object, storage: Path, probe: accel.Probe) -> None:
         assert accel.boots(raw, "qemu", "maximum", probe, storage) == ""
-        assert [domain.name() for domain in raw.listAllDomains() if "probe" in domain.name()] == []
+        assert probe_domains(raw) == []
 
     def test_a_guest_that_says_nothing_in_time_has_not_booted(
         self, raw: object, storage: Path, probe: accel.Probe
     ) -> None:
         problem = accel.boots(raw, "qemu", "maximum", replace(probe, seconds=0.1), storage)
         assert problem == "it was not up within 0.1 s"
-        assert [domain.name() for domain in raw.listAllDomains() if "probe" in domain.name()] == []
+        assert probe_domains(raw) == []
+
+    def test_kvm_is_refused_where_libvirt_does_not_offer_it(self, storage: Path) -> None:
+        """A libvirt of its own, with no /dev/kvm in its mount namespace."""
+        root = storage / "without-kvm"
+        root.mkdir()
+        resolve = (
+            "import sys, pathlib, libvirt; from labyard.vms.adapters import accel;"
+            "libvirt.virEventRegisterDefaultImpl();"
+            "connection = libvirt.open(sys.argv[1]); folder = pathlib.Path(sys.argv[2]);"
+            "print(accel.resolve(connection, sys.argv[3], accel.Probe(None, None, 1), folder).domain_type)"
+        )
+        hidden = 'test ! -e /dev/kvm || mount --bind /dev/null /dev/kvm; exec "$@"'
+        answers = {}
+        for wanted in ("auto", "kvm"):
+            command = [sys.executable, "-c", resolve, f"qemu:///embed?root={root}", str(root), wanted]
+            done = subprocess.run(
+                ["unshare", "--mount", "sh", "-c", hidden, "sh", *command], capture_output=True, text=True
+            )
+            answers[wanted] = done.stdout.strip() or done.stderr.splitlines()[-1]
+        assert answers["auto"] == "qemu"
+        refusal = "AdapterError: VMAN_DOMAIN_TYPE is kvm, but virConnectGetDomainCapabilities failed: "
+        assert refusal in answers["kvm"], answers
 
     def test_auto_is_found_out_once(self, raw: object, storage: Path, probe: accel.Probe) -> None:
         probe = replace(probe, seconds=5)
