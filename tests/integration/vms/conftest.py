@@ -302,9 +302,7 @@ def service_settings(
 
 
 @pytest.fixture
-def start_service(
-    service_settings: dict[str, Any], temp_storage: Path, virt: Any
-) -> Iterator[Callable[..., TestClient]]:
+def start_service(service_settings: dict[str, Any], temp_storage: Path) -> Iterator[Callable[..., TestClient]]:
     """Starts the service; called again, it is the service after a restart. Takes changes of the settings.
 
     Afterwards all is deleted through the service, and none of it may be left."""
@@ -332,7 +330,8 @@ def start_service(
         left += [str(lease) for lease in client.get("/network/leases").json()]
     finally:
         stop()
-        left_behind = _clear(virt, temp_storage)
+        with libvirtd() as connection:
+            left_behind = _clear(connection, temp_storage)
     if left + left_behind:
         raise LeftBehind("test", left + left_behind)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import struct
+import subprocess
 from pathlib import Path
 
 # q35's ACPI registers, where SeaBIOS puts them: status 0x600, enable 0x602, control 0x604.
 _OBEY_POWER_BUTTON = bytes.fromhex(
+    "baf803 b075 ee"  # out 0x3f8, "u": say on the serial port that it is up
     "fb"  # sti
     "ba0206 b80001 ef"  # out 0x602, 0x100: enable the power button
     "ba0006"  # dx = 0x600
@@ -16,6 +18,10 @@ _OBEY_POWER_BUTTON = bytes.fromhex(
     "f4 ebfd"  # hlt for ever
 )
 _DEAF = bytes.fromhex("fa f4 ebfd")  # cli; hlt for ever
+# Writes 127 sectors again and again, each time further on (INT 13h, AH=43h, with its packet at 0x7c20).
+_GREEDY = bytes.fromhex("31c0 8ed8 be207c b443 b280 cd13 8306287c7f ebf0").ljust(32, b"\0") + struct.pack(
+    "<BBHHHQ", 16, 0, 127, 0x7C00, 0, 1
+)
 _INIT = bytes.fromhex(
     "b801000000 bf01000000 488d3510000000 ba11000000 0f05"  # write(1, message, 17)
     "b822000000 0f05 ebf7"  # pause() for ever: init may not end
@@ -24,7 +30,7 @@ _MESSAGE = b"labyard-probe-ok\n"
 
 
 def write_obedient_disk(path: Path) -> None:
-    """A raw disk whose boot sector waits for the ACPI power button, then powers off. Both guests use no processor."""
+    """A raw disk whose boot sector says `u` on the serial port, waits for the ACPI power button, and powers off."""
     _write_disk(path, _OBEY_POWER_BUTTON)
 
 
@@ -33,13 +39,31 @@ def write_deaf_disk(path: Path) -> None:
     _write_disk(path, _DEAF)
 
 
+def write_greedy_disk(path: Path, base: Path) -> None:
+    """A qcow2 disk of 64 MiB at `path`, on `base`, which is made, too. Its boot sector fills it."""
+    _write_disk(base, _GREEDY)
+    with base.open("ab") as file:
+        file.truncate(64 * 1024 * 1024)
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(path)]
+    subprocess.run(create, check=True)
+
+
 def _write_disk(path: Path, boot_sector: bytes) -> None:
     path.write_bytes(boot_sector.ljust(510, b"\0") + b"\x55\xaa" + bytes(1024 * 1024 - 512))
 
 
 def write_probe_initrd(path: Path) -> None:
     """An initramfs whose init prints the probe's line."""
-    path.write_bytes(gzip.compress(_cpio("init", 0o100755, _elf(_INIT + _MESSAGE)) + _cpio("TRAILER!!!", 0, b"")))
+    _write_initrd(path, _MESSAGE)
+
+
+def write_silent_initrd(path: Path) -> None:
+    """An initramfs whose init prints nothing of the kind, as if the guest hung."""
+    _write_initrd(path, b"not what is asked".ljust(len(_MESSAGE)))
+
+
+def _write_initrd(path: Path, message: bytes) -> None:
+    path.write_bytes(gzip.compress(_cpio("init", 0o100755, _elf(_INIT + message)) + _cpio("TRAILER!!!", 0, b"")))
 
 
 def _elf(code: bytes) -> bytes:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +129,73 @@ def test_a_failed_attach_can_be_tried_again(
     hidden.rename(path)
     assert test_client.post(f"/disks/{disk_id}/attach", json={"vm_id": vm_id}).status_code == 200
     assert list(disks_in_qemu(virt, vm_id)) == [str(path)]
+
+
+def test_a_disk_is_attached_once(
+    test_client: TestClient, real_vm: Callable[..., str], real_disk: Callable[..., str], virt: Any
+) -> None:
+    disk_id = real_disk(attach_to=real_vm("web-1"))
+    before = test_client.get(f"/disks/{disk_id}").json()
+    for vm_id in ("web-1", real_vm("web-2")):
+        refused = test_client.post(f"/disks/{disk_id}/attach", json={"vm_id": vm_id})
+        assert refused.status_code == 400 and "already attached" in refused.json()["detail"]
+    assert (len(disks_in_qemu(virt, "web-1")), disks_in_qemu(virt, "web-2")) == (1, {})
+    assert test_client.get(f"/disks/{disk_id}").json() == before
+
+
+def test_a_refused_detach_leaves_the_disk_attached(
+    start_service: Callable[..., TestClient], real_vm: Callable[..., str], real_disk: Callable[..., str], virt: Any
+) -> None:
+    """A QEMU that is held up lets no disk go; when it does at last, the next detach finds the disk gone."""
+    vm_id = real_vm()
+    disk_id = real_disk(attach_to=vm_id)
+    client = start_service(detach_timeout=1)
+    before = client.get(f"/disks/{disk_id}").json()
+    pid = verify_qemu_process(vm_id)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        refused = client.post(f"/disks/{disk_id}/detach")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert refused.status_code == 400 and refused.json()["detail"].startswith("Failed to detach disk: ")
+    assert client.get(f"/disks/{disk_id}").json() == before and before["state"] == "attached"
+    kept = client.delete(f"/disks/{disk_id}")
+    assert kept.status_code == 400 and "attached" in kept.json()["detail"]
+
+    deadline = time.monotonic() + 30
+    while disks_in_qemu(virt, vm_id):
+        assert time.monotonic() < deadline, "QEMU did not do what it was asked before"
+        time.sleep(0.1)
+    assert client.post(f"/disks/{disk_id}/detach").status_code == 200
+    assert client.get(f"/disks/{disk_id}").json()["state"] == "available"
+    assert client.post(f"/vms/{vm_id}/actions/restart").status_code == 202
+    assert disks_in_qemu(virt, vm_id) == {}
+
+
+def test_a_start_without_a_disks_file(
+    test_client: TestClient, real_vm: Callable[..., str], real_disk: Callable[..., str], temp_storage: Path, virt: Any
+) -> None:
+    vm_id = real_vm()
+    disk_id = real_disk(attach_to=vm_id)
+    assert test_client.post(f"/vms/{vm_id}/actions/stop").status_code == 202
+    verify_disk_file(temp_storage, disk_id).unlink()
+    refused = test_client.post(f"/vms/{vm_id}/actions/start")
+    assert refused.status_code == 400 and f"{disk_id}.qcow2" in refused.json()["detail"]
+    vm = test_client.get(f"/vms/{vm_id}").json()
+    assert vm["state"] == "error" and f"{disk_id}.qcow2" in vm["state_reason"] and vm["local_ip"] is None
+    verify_qemu_process(vm_id, expected=False, timeout=0)
+
+    assert test_client.delete(f"/disks/{disk_id}").status_code == 204
+    assert test_client.post(f"/vms/{vm_id}/actions/start").status_code == 202
+    assert disks_in_qemu(virt, vm_id) == {}
+
+
+@pytest.mark.parametrize("size", [0, -1, 16385, 1.5, 2**63, 10**30, "big", None])
+def test_a_size_out_of_range_makes_nothing(test_client: TestClient, temp_storage: Path, size: Any) -> None:
+    refused = test_client.post("/disks", json={"size": size})
+    assert refused.status_code == 422 and refused.json()["detail"][0]["loc"] == ["body", "size"]
+    assert (list((temp_storage / "disks").iterdir()), test_client.get("/disks").json()) == ([], [])
 
 
 def test_a_stopped_machine_takes_no_disk(

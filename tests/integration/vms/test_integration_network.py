@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +24,7 @@ from integration.vms.integration_utils import (
     wait_for_vm_state,
 )
 from labyard.vms.service.network import Network
+from labyard.vms.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -109,11 +112,39 @@ def test_network_config(test_client: TestClient, real_vm: Callable[..., str], vi
     }
     network = virt.networkLookupByName(TOKEN)
     assert network.isActive() and network.bridgeName() == BRIDGE
+    rules = subprocess.run(["iptables-save", "--table", "nat"], capture_output=True, text=True, check=True).stdout
+    assert re.search(rf"-s {SUBNET} ! -d {SUBNET} .*-j MASQUERADE", rules)
     real_vm("web-1")
     real_vm("web-10")
     config = test_client.get("/network/config").json()
     assert config["allocated_ips"] == [FIRST, str(SUBNET.network_address + 3)]
     assert config["available_ips"] == 251
+
+
+def test_changed_settings_make_the_network_foreign(
+    start_service: Callable[..., TestClient], service_settings: dict[str, Any], virt: Any
+) -> None:
+    """It is not altered: machines may be on it."""
+    client = start_service()
+    before = virt.networkLookupByName(TOKEN).XMLDesc()
+    template = create_test_template(client)["name"]
+    assert client.post("/vms", json={"template_name": template, "name": "web-1"}).status_code == 201
+
+    client = start_service(dns="9.9.9.9")
+    health = client.get("/health")
+    found = health.json()["checks"]["network"]
+    assert found.startswith(f"error: network {TOKEN} is foreign: ") and "DNS 9.9.9.9" in found
+    assert (health.status_code, health.json()["status"]) == (200, "ok")
+    refused = client.post("/vms/web-1/actions/start")
+    assert refused.status_code == 400 and "is foreign" in refused.json()["detail"]
+    vm = client.get("/vms/web-1").json()
+    assert vm["state"] == "error" and "is foreign" in vm["state_reason"]
+    assert client.get("/network/leases").json() == []
+    assert virt.networkLookupByName(TOKEN).XMLDesc() == before
+
+    client = start_service(dns=Settings().dns)
+    assert client.get("/health").json()["checks"]["network"] == "ok"
+    assert client.post("/vms/web-1/actions/start").status_code == 202
 
 
 def test_a_full_subnet_refuses_the_next_start(start_service: Callable[..., TestClient]) -> None:

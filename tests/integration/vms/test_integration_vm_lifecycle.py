@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from integration.vms.guests import write_deaf_disk, write_greedy_disk
 from integration.vms.integration_utils import (
     DOMAIN_PREFIX,
     SUBNET,
@@ -23,8 +29,12 @@ from integration.vms.integration_utils import (
     wait_for_vm_state,
 )
 from labyard.core.database import Database
+from labyard.vms.service.manager import VmManager
 
 pytestmark = pytest.mark.integration
+
+CYCLES = 20
+HOSTILE = ["../../x", "..", ".hidden", "a/b", "a\u0000b", "a" * 64, "-rf", "$(reboot)"]
 
 
 def row(database: Database, vm_id: str) -> Any:
@@ -75,6 +85,89 @@ def test_stop(
     assert (reserved(network), network.DHCPLeases(), ports(network)) == ({}, [], [])
     again = test_client.post(f"/vms/{vm_id}/actions/stop")
     assert again.status_code == 400 and "not running" in again.json()["detail"]
+
+
+def test_a_guest_that_minds_nothing_is_off_in_the_configured_time(
+    start_service: Callable[..., TestClient], temp_storage: Path
+) -> None:
+    deaf = temp_storage / "deaf.raw"
+    write_deaf_disk(deaf)
+    patience = 3
+    client = start_service(stop_timeout=patience, default_boot_disk=deaf)
+    template = create_test_template(client)["name"]
+    assert client.post("/vms", json={"template_name": template, "name": "deaf"}).status_code == 201
+    assert client.post("/vms/deaf/actions/start").status_code == 202
+    asked = time.monotonic()
+    assert client.post("/vms/deaf/actions/stop").status_code == 202
+    # Not at once, and long before the 30 s of the default.
+    assert patience <= time.monotonic() - asked < 20
+    verify_qemu_process("deaf", expected=False, timeout=0)
+    deaf.unlink()
+
+
+def test_a_guest_that_obeys_is_not_switched_off(
+    real_vm: Callable[..., str], start_service: Callable[..., TestClient]
+) -> None:
+    """It has longer than this test."""
+    vm_id = real_vm()
+    client = start_service(stop_timeout=600)
+    deadline = time.monotonic() + 30
+    while client.get(f"/vms/{vm_id}/console").json()["console"] != "u":
+        assert time.monotonic() < deadline, "the guest does not come up"
+        time.sleep(0.1)
+    assert client.post(f"/vms/{vm_id}/actions/stop").status_code == 202
+    verify_qemu_process(vm_id, expected=False, timeout=0)
+    assert client.get(f"/vms/{vm_id}").json()["state"] == "stopped"
+
+
+def test_a_machine_whose_disk_is_full_can_be_stopped(
+    test_client: TestClient, test_operator: VmManager, temp_storage: Path
+) -> None:
+    """QEMU holds a guest up whose disk cannot be written, and libvirt says so."""
+    folder = temp_storage / "vms/full"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", folder], check=True)
+    try:
+        write_greedy_disk(folder / "root.qcow2", temp_storage / "greedy.raw")
+        template = create_test_template(test_client)["name"]
+        assert test_client.post("/vms", json={"template_name": template, "name": "full"}).status_code == 201
+        assert test_client.post("/vms/full/actions/start").status_code == 202
+        deadline = time.monotonic() + 30
+        while not (trouble := test_operator.shared.hypervisor.trouble("full")):
+            assert time.monotonic() < deadline, "the disk did not fill up"
+            time.sleep(0.1)
+        assert trouble == "paused after a disk could not be written or read"
+        assert test_client.post("/vms/full/actions/stop").status_code == 202
+        verify_qemu_process("full", expected=False, timeout=0)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_many_starts_and_stops_leak_nothing(test_client: TestClient, real_vm: Callable[..., str], virt: Any) -> None:
+    vm_id = real_vm(running=False)
+    network = virt.networkLookupByName(TOKEN)
+    before = None
+    for _ in range(CYCLES):
+        assert test_client.post(f"/vms/{vm_id}/actions/start").status_code == 202
+        assert test_client.post(f"/vms/{vm_id}/actions/stop?force=true").status_code == 202
+        assert (reserved(network), network.DHCPLeases(), ports(network)) == ({}, [], [])
+        before = before or open_files()  # what the first cycle opens for good is no leak
+    assert open_files() <= before
+    assert test_client.get("/network/leases").json() == []
+
+
+def test_a_service_that_ends_lets_go_of_everything(start_service: Callable[..., TestClient]) -> None:
+    before = None
+    for _ in range(5):
+        start_service()
+        before = before or open_files()
+    assert open_files() <= before
+
+
+def open_files() -> int:
+    """Descriptors of this process, in which the service runs."""
+    gc.collect()
+    return psutil.Process().num_fds()
 
 
 def test_restart(test_client: TestClient, test_db: Database, real_vm: Callable[..., str], temp_storage: Path) -> None:
@@ -168,6 +261,18 @@ def test_a_name_that_is_used_again_gets_a_new_root_disk(
     assert test_client.delete(f"/vms/{vm_id}").status_code == 204
     real_vm(vm_id, running=False)
     assert b"old data" not in root.read_bytes()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_that_is_no_id_makes_nothing(test_client: TestClient, temp_storage: Path, virt: Any, name: str) -> None:
+    template = create_test_template(test_client)["name"]
+    before = sorted(temp_storage.rglob("*"))
+    refused = test_client.post("/vms", json={"template_name": template, "name": name})
+    assert refused.status_code == 422 and refused.json()["detail"][0]["loc"] == ["body", "name"]
+    assert sorted(temp_storage.rglob("*")) == before
+    assert [domain.name() for domain in virt.listAllDomains() if domain.name().startswith(TOKEN)] == []
+    for verb, path in (("get", ""), ("delete", ""), ("post", "/actions/start"), ("get", "/console")):
+        assert test_client.request(verb, f"/vms/{quote(name, safe='')}{path}").status_code == 404
 
 
 def test_template_in_use(test_client: TestClient, real_vm: Callable[..., str]) -> None:

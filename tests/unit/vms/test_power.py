@@ -164,6 +164,21 @@ class TestStop:
         assert detail(refusal) == (400, "Failed to stop VM: boom failed: no reason")
         assert (lab.row().state, lab.leases()) == ("running", ["192.168.100.2"])
 
+    @pytest.mark.parametrize("force", [False, True])
+    def test_a_failed_one_of_a_machine_in_trouble_is_an_error(self, lab: Lab, force: bool) -> None:
+        lab.make(running=True)
+        lab.hypervisor.deaf = True
+        lab.hypervisor.faults["destroy"] = BOOM
+        lab.hypervisor.against = "guest crashed"
+        with pytest.raises(ServiceError) as refusal:
+            lab.manager.vms.stop("web", force)
+        assert detail(refusal) == (400, "Failed to stop VM: boom failed: no reason")
+        row = lab.row()
+        assert (row.state, row.state_reason, lab.leases()) == ("error", "guest crashed", ["192.168.100.2"])
+        lab.hypervisor.faults.clear()
+        lab.manager.vms.restart("web")
+        assert (lab.row().state, lab.row().state_reason) == ("running", None)
+
     def test_an_address_that_cannot_be_freed(self, lab: Lab) -> None:
         lab.make(running=True)
         lab.network.faults["release"] = BOOM

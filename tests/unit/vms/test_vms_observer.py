@@ -159,6 +159,18 @@ class TestThread:
         assert observer.status == "running"
         observer.stop()
 
+    def test_sweeps_begin_on_the_interval_however_long_one_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        observer = Observer(lambda: time.sleep(0.1) or [], 0.5)
+        waits: list[float] = []
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            observer._stop.set()
+
+        monkeypatch.setattr(observer._stop, "wait", wait)
+        observer._run()
+        assert 0 < waits[0] <= 0.4
+
     def test_a_check_makes_its_own_sweep(self) -> None:
         inside, go = threading.Event(), threading.Event()
         looks: list[int] = []

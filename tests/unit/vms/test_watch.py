@@ -146,6 +146,28 @@ class TestReconciliation:
         lab.until(lambda: lab.row().state == "error")
         assert lab.leases() == []
 
+    def test_disks_are_compared_with_what_is_plugged_in(self, lab: Lab, make_lab: Callable[..., Lab]) -> None:
+        for name in ("web", "off"):
+            lab.make(name, running=True)
+        kept, cut_off, gone, waiting = (lab.disk() for _ in range(4))
+        for disk_id, vm_id in ((kept, "web"), (gone, "web"), (waiting, "off")):
+            lab.manager.disks.attach(disk_id, vm_id)
+        before = [lab.disk_row(disk_id).target for disk_id in (kept, waiting)]
+        lab.manager.vms.stop("off")
+        lab.sql("UPDATE disks SET mount_point='/srv' WHERE id=:id", id=cut_off)
+        # A plugging in and a plugging out that were cut off before they were recorded.
+        lab.hypervisor.attach("web", cut_off, lab.manager.shared.files.disk(cut_off))
+        lab.hypervisor.detach("web", gone, 1)
+        again = make_lab(lab)
+        rows = [again.disk_row(disk_id) for disk_id in (kept, cut_off, gone, waiting)]
+        assert [(row.state, row.vm_id, row.mount_point) for row in rows] == [
+            ("attached", "web", "/dev/sda"),
+            ("attached", "web", "/srv"),
+            ("available", None, None),
+            ("attached", "off", "/dev/sda"),
+        ]
+        assert [rows[0].target, rows[3].target] == before and rows[1].target == "sdc"
+
     def test_one_failure_does_not_keep_the_others(self, lab: Lab) -> None:
         for name in ("a", "b"):
             lab.make(name, running=True)
@@ -159,6 +181,20 @@ class TestReconciliation:
         half.touch()
         make_lab(lab)
         assert not half.exists()
+
+    def test_without_its_hypervisor_it_does_not_start_and_holds_nothing(
+        self, lab: Lab, make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As when `kvm` was demanded and is not there."""
+
+        def refuse(*_: object) -> None:
+            raise AdapterError("VMAN_DOMAIN_TYPE is kvm, but …")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lab.hypervisor, "open", refuse)
+            with pytest.raises(AdapterError, match="VMAN_DOMAIN_TYPE"):
+                make_lab(lab)
+        assert make_lab().manager.vms.list() == []
 
     def test_an_unusable_network_does_not_keep_the_service_from_starting(
         self, lab: Lab, make_lab: Callable[..., Lab]
