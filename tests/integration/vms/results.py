@@ -37,6 +37,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     stats: dict[str, list[Any]] = terminalreporter.stats
     bad = stats.get("failed", []) + stats.get("error", [])
+    if not bad and not stats.get("passed"):
+        return  # all skipped: that is no result
     result = {
         "suite_s": round(time.monotonic() - _began, 1),
         "passed": len(stats.get("passed", [])),
