@@ -15,7 +15,8 @@ UNIT = "labyard-bmc.service"
 SYSTEMS = "/redfish/v1/Systems"
 # No disk and no network: what is promised here needs no system.
 DOMAIN = """<domain type="qemu"><name>{name}</name><memory unit="MiB">32</memory>
-<os><type arch="x86_64" machine="q35">hvm</type></os><devices><interface type="user"><boot order="1"/></interface></devices></domain>"""
+<os><type arch="x86_64" machine="q35">hvm</type></os>
+<devices><interface type="user"><boot order="1"/></interface></devices></domain>"""
 
 
 @pytest.fixture
@@ -118,7 +119,6 @@ class TestApplied:
         host.check(f"kill -9 {process}")
         wait_until_ready(public, "/redfish/v1/")
         assert host.check(f"systemctl show --property MainPID --value {UNIT}").strip() not in (process, "0")
-
 
     def test_goes_on_after_a_restart_of_libvirt(
         self, host: LabHost, public: Api, redfish: Redfish, domain: str

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from labyard.core.adapter import AdapterError
+
+
+class Untouched(AdapterError):
+    """It failed before anything was sent that changes the machine."""
+
 
 @dataclass(frozen=True)
 class Bmc:
@@ -17,7 +23,7 @@ class Bmc:
 
 
 class PowerBackend(Protocol):
-    """Both are done when they return, are idempotent, and raise AdapterError within `power_timeout_seconds`."""
+    """Both are done when they return, may be repeated, and raise AdapterError within `power_timeout_seconds`."""
 
     def cycle(self, bmc: Bmc) -> None:
         """Switch the machine off if it is on, and on again, so that it boots from the network."""

@@ -1,7 +1,7 @@
 """Machines' BMCs by Redfish (DMTF DSP0266), as a client of HTTP.
 
-OpenStack's library for this, sushy, was looked at: it sends each request up to three times when no answer comes, a reset
-too, and knows no time for the whole, so that a BMC that hangs would hold up a session's start for minutes.
+OpenStack's library for this, sushy, was looked at: it sends each request up to three times when no answer comes, a
+reset too, and knows no time for the whole, so that a BMC that hangs would hold up a session's start for minutes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 
 from labyard.core.adapter import AdapterError
-from labyard.netboot.adapters.power import Bmc
+from labyard.netboot.adapters.power import Bmc, Untouched
 
 ROOT = "/redfish/v1"
 REQUEST_SECONDS = 10.0
@@ -66,9 +66,9 @@ class _System:
         try:
             self._url = self._find()
             self._shown = self._look()
-        except BaseException:
+        except AdapterError as error:
             self._http.close()
-            raise
+            raise Untouched(str(error)) from error
         return self
 
     def __exit__(
@@ -125,8 +125,8 @@ class _System:
                 return
             if time.monotonic() + POLL_SECONDS > self._deadline:
                 raise AdapterError(
-                    f"the machine at {self._url} is {self._shown['PowerState']}, not {state}, after {self._seconds:g} s; "
-                    "look at it, and start again"
+                    f"the machine at {self._url} is {self._shown['PowerState']}, not {state}, after "
+                    f"{self._seconds:g} s; look at it, and start again"
                 )
             time.sleep(POLL_SECONDS)
 

@@ -24,11 +24,13 @@ _BCRYPT = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 def bcrypt(password: str, owner: str) -> str:
     """The password's hash, with a salt made of `owner`: whose password it is, and where.
 
-    A random salt would make a file that holds it another one at each run. The salt is no secret and has to differ between
-    owners only; it is not made of the password, since it would then be a quick way to try passwords.
+    A random salt would make a file that holds it another one at each run. The salt is no secret and has to differ
+    between owners only; it is not made of the password, since it would then be a quick way to try passwords.
     """
     if library is None:
-        raise AnsibleFilterError("the Python package bcrypt is not installed on the control machine; make lab installs it")
+        raise AnsibleFilterError(
+            "the Python package bcrypt is not installed on the control machine; make lab installs it"
+        )
     salt = base64.b64encode(hashlib.sha256(owner.encode()).digest()[:16]).rstrip(b"=")
     settings = b"$2b$%02d$%s" % (COST, salt.translate(bytes.maketrans(_BASE64, _BCRYPT)))
     try:
