@@ -1,4 +1,4 @@
-"""Sessions that switch their machine, and what machines tell of their BMCs. With a real one: tests/flows/test_redfish.py."""
+"""Sessions that switch their machine, and what machines tell of BMCs. With a real one: tests/flows/test_redfish.py."""
 
 from __future__ import annotations
 
