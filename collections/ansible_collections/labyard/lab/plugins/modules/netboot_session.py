@@ -111,6 +111,10 @@ session:
   description: The session, as the service has it.
   type: dict
   returned: when there is one, and not in check mode for one that is new
+power_error:
+  description: Why the machine was not switched off, when I(power=off) and it could not be.
+  type: str
+  returned: when that was so
 """
 
 import time
@@ -133,6 +137,7 @@ class Session:
         self.deadline = time.monotonic() + self.want["timeout"]
         self.machine = self.api.named("machines", self.want["machine"])
         self.found = self.settled()
+        self.power_error = ""
 
     def settled(self) -> dict[str, Any] | None:
         """The session, once it is neither starting nor stopping."""
@@ -165,6 +170,7 @@ class Session:
             body = {"keep_overlay": self.want["keep_overlay"], "power": power}
             stopped = self.api.call("POST", f"{API}/sessions/{self.found['id']}/stop", body)
             if trouble := stopped.get("power_error"):
+                self.power_error = trouble
                 self.module.warn(f"{self.want['machine']} was not switched off: {trouble}")
 
     def start(self) -> dict[str, Any] | None:
@@ -248,7 +254,9 @@ def main() -> None:
         found = session.start() if after else None
     if found and module.params["wait_for"] == "booted" and not module.check_mode:
         found = session.booted(found)
-    result = {"session": found} if found else {}
+    result: dict[str, Any] = {"session": found} if found else {}
+    if session.power_error:
+        result["power_error"] = session.power_error
     headers = {"before_header": module.params["machine"], "after_header": module.params["machine"]}
     module.exit_json(changed=changed, diff={"before": before, "after": after, **headers}, **result)
 
