@@ -60,8 +60,9 @@ purge: bootstrap ## like destroy, and the images too
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 SERVICE_ROLE := roles/labyard_service/files
-lock: ## resolve pyproject.toml into requirements.lock, and what the hosts need into the role labyard_service
+lock: ## resolve pyproject.toml into requirements.lock, and what the hosts need into the roles that install it
 	@$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
 	@python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["service"], sep="\n")' \
 	  | $(COMPILE) --no-annotate --constraint requirements.lock - --output-file $(SERVICE_ROLE)/requirements-service.txt
+	@$(COMPILE) --no-annotate --group bmc --output-file roles/bmc/files/requirements-bmc.txt
 	@echo 'uv>=0.8,<1' | $(COMPILE) --no-annotate - --output-file $(SERVICE_ROLE)/requirements-uv.txt

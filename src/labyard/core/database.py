@@ -91,8 +91,8 @@ class Database:
         with self.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
 
-    def migrate(self, package: str) -> None:
-        """Bring the tables up to the newest revision of `package`'s `migrations` folder."""
+    def migrate(self, package: str, revision: str = "head") -> None:
+        """Bring the tables up to a revision of `package`'s `migrations` folder, by default the newest."""
         config = Config()
         with resources.as_file(resources.files(package) / "migrations") as folder:
             config.set_main_option("script_location", str(folder))
@@ -100,7 +100,7 @@ class Database:
                 if connection.dialect.name == "postgresql":  # several instances may start at once
                     connection.execute(text(WRITER["postgresql"]))
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                command.upgrade(config, revision)
 
     def close(self) -> None:
         self.engine.dispose()

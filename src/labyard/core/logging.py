@@ -15,6 +15,7 @@ from labyard.core.context import caller
 HIDDEN = "********"
 _SECRET = re.compile(r"passw|secret|token|authori[sz]ation|cookie|api_?key", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
+_USERINFO = re.compile(r"(?i)\b(https?://)[^/\s@]+@")
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
@@ -32,7 +33,7 @@ def redact(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [redact(item) for item in value]
     if isinstance(value, str):
-        return _JWT.sub(HIDDEN, _BEARER.sub(rf"\1 {HIDDEN}", value))
+        return _USERINFO.sub(rf"\1{HIDDEN}@", _JWT.sub(HIDDEN, _BEARER.sub(rf"\1 {HIDDEN}", value)))
     return value
 
 

@@ -5,7 +5,7 @@ The service's own schemas need the database library; these need nothing. Times a
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Message(TypedDict):
@@ -31,6 +31,10 @@ class Machine(TypedDict):
     last_seen: str | None
     last_boot: str | None
     boot_count: int
+    bmc_url: str | None
+    bmc_username: str | None
+    bmc_password_set: bool
+    bmc_verify_tls: bool
 
 
 class Image(TypedDict):
@@ -64,6 +68,8 @@ class Session(TypedDict):
     boot_phase: str
     boot_method: str
     transport: str
+    power: str
+    power_cycled: bool
     user_notes: str | None
     started_at: str
     ended_at: str | None
@@ -77,6 +83,16 @@ class Session(TypedDict):
     error_code: str | None
     error_message: str | None
     cleanup_pending: bool
+
+
+class Stopped(TypedDict):
+    """The last two when the stop was asked to switch the machine off; `power_error` says why it could not."""
+
+    message: str
+    session_id: int
+    machine_id: int
+    powered_off: NotRequired[bool]
+    power_error: NotRequired[str | None]
 
 
 class Started(TypedDict):

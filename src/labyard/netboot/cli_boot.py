@@ -14,7 +14,15 @@ from labyard.client.commands import JsonOption, console, print_json, public_key
 from labyard.client.http import ClientError
 from labyard.netboot import cli_show
 from labyard.netboot.answers import Session
-from labyard.netboot.cli_types import ImageArgument, MachineArgument, Method, Transport, client
+from labyard.netboot.cli_types import (
+    ImageArgument,
+    MachineArgument,
+    Method,
+    StartPower,
+    StopPower,
+    Transport,
+    client,
+)
 from labyard.netboot.client import Client
 
 
@@ -24,6 +32,9 @@ def start(
     image: ImageArgument,
     method: Annotated[Method, typer.Option(help="What the machine does with the disk.")] = Method.SANBOOT,
     transport: Annotated[Transport, typer.Option(help="How script, kernel and initrd travel.")] = Transport.TFTP,
+    power: Annotated[
+        StartPower, typer.Option(help="cycle: switch the machine off and on by its BMC, once all is ready.")
+    ] = StartPower.NONE,
     ssh_key: Annotated[
         list[str] | None, typer.Option(help="A public key, or its file, for cloud-init. May be repeated.")
     ] = None,
@@ -39,6 +50,8 @@ def start(
 
     [bold]labyard netboot start ws1 debian --wait[/]
 
+    [bold]labyard netboot start ws1 debian --power cycle --wait[/]
+
     [bold]labyard netboot start ws1 debian --method iscsi_root --transport http --ssh-key ~/.ssh/id_ed25519.pub[/]
 
     With --wait: what each daemon saw of the machine, with the seconds since the start. Exits with 1 when it failed or
@@ -48,6 +61,7 @@ def start(
     given = {
         "boot_method": method.value,
         "transport": transport.value,
+        "power": power.value,
         "ssh_keys": [public_key(text) for text in ssh_key or []],
         "user_data": user_data.read_text() if user_data else None,
         "description": description,
@@ -59,9 +73,10 @@ def start(
         print_json(started)
         return
     if not as_data:
+        how = f"Switch it on; a machine of the lab with: labyard boot {shlex.quote(found['name'])}"
         console.print(
             f"[bold]{found['name']}[/] boots from {escape(image)} from now on (session {session['id']}). "
-            f"Switch it on; a machine of the lab with: labyard boot {shlex.quote(found['name'])}",
+            + ("It was switched on." if session["power_cycled"] else how),
             highlight=False,
             soft_wrap=True,
         )
@@ -97,9 +112,20 @@ def stop(
     ctx: typer.Context,
     machine: MachineArgument,
     keep_overlay: Annotated[bool, typer.Option(help="Keep what the machine wrote, below OVERLAY_DIR/kept.")] = False,
+    power: Annotated[
+        StopPower, typer.Option(help="off: switch the machine off by its BMC before its disk goes.")
+    ] = StopPower.NONE,
 ) -> None:
-    """End a machine's session: its reservation, script, disk and what it wrote go. A running machine loses its disk."""
+    """End a machine's session: its reservation, script, disk and what it wrote go. A running machine loses its disk.
+
+    [bold]labyard netboot stop ws1 --power off[/]
+
+    Exits with 1 when the machine could not be switched off; its disk is gone all the same.
+    """
     api = client(ctx)
     found = api.machine(machine)
-    api.stop(api.live_session(found)["id"], keep_overlay)
-    console.print(f"[bold]{found['name']}[/] has no disk any more.", highlight=False)
+    stopped = api.stop(api.live_session(found)["id"], keep_overlay, power.value)
+    off = "is off and " if stopped.get("powered_off") else ""
+    console.print(f"[bold]{found['name']}[/] {off}has no disk any more.", highlight=False)
+    if trouble := stopped.get("power_error"):
+        raise ClientError(f"{found['name']} was not switched off: {trouble}")

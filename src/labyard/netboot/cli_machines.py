@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,19 @@ Description = Annotated[str | None, typer.Option(help="A note of yours.")]
 Location = Annotated[str | None, typer.Option(help="Where it stands.")]
 Room = Annotated[str | None, typer.Option(help="Its room.")]
 Tag = Annotated[str | None, typer.Option(help="Its asset tag.")]
+BmcUrl = Annotated[str | None, typer.Option(help="Its system in Redfish, as https://10.0.0.5/redfish/v1/Systems/1.")]
+BmcUser = Annotated[str | None, typer.Option(help="Who may use its BMC.")]
+# Not the password itself: everybody on this machine can read a command line.
+BmcPasswordFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="A file with that user's password in its first line."),
+]
+BmcVerifyTls = Annotated[
+    bool | None,
+    typer.Option(
+        "--bmc-verify-tls/--no-bmc-verify-tls", help="Whether its certificate is checked.", show_default=False
+    ),
+]
 Host = Annotated[str | None, typer.Option(help="Its host name.")]
 
 
@@ -53,15 +67,25 @@ def add(
     location: Location = None,
     room: Room = None,
     asset_tag: Tag = None,
+    bmc_url: BmcUrl = None,
+    bmc_username: BmcUser = None,
+    bmc_password_file: BmcPasswordFile = None,
+    bmc_verify_tls: BmcVerifyTls = None,
     as_data: JsonOption = False,
 ) -> None:
     """Register a machine.
 
     [bold]labyard netboot machines add ws1 --mac 52:54:00:77:00:09 --address 10.77.1.9 --firmware bios[/]
+
+    With its BMC, so that `start --power cycle` can switch it on:
+
+    [bold]labyard netboot machines add ws2 --mac 52:54:00:77:00:0a --bmc-url https://10.0.0.5 --bmc-username admin
+    --bmc-password-file secret[/]
     """
     given = {"name": name, "mac_address": mac, "ip_address": address, "boot_mode": firmware.value}
     notes = {"hostname": hostname, "description": description, "location": location, "room": room}
-    made = client(ctx).add_machine(**given, **notes, asset_tag=asset_tag)
+    bmc = _bmc(bmc_url, bmc_username, bmc_password_file, bmc_verify_tls)
+    made = client(ctx).add_machine(**given, **notes, asset_tag=asset_tag, **bmc)
     if as_data:
         print_json(made)
     else:
@@ -82,6 +106,10 @@ def set_(
     location: Location = None,
     room: Room = None,
     asset_tag: Tag = None,
+    bmc_url: BmcUrl = None,
+    bmc_username: BmcUser = None,
+    bmc_password_file: BmcPasswordFile = None,
+    bmc_verify_tls: BmcVerifyTls = None,
 ) -> None:
     """Change a machine; what is not named stays, and an empty text clears.
 
@@ -102,6 +130,7 @@ def set_(
         "asset_tag": asset_tag,
     }
     changes = {field: value or None for field, value in given.items() if value is not None}
+    changes |= _bmc(bmc_url, bmc_username, bmc_password_file, bmc_verify_tls)
     if not changes:
         raise typer.BadParameter("say what to change; --help lists it")
     api = client(ctx)
@@ -116,3 +145,14 @@ def rm(ctx: typer.Context, machines: Annotated[list[str], typer.Argument(help="M
     for machine in [api.machine(name) for name in machines]:
         api.remove_machine(machine["id"])
         console.print(f"[bold]{machine['name']}[/] is removed.", highlight=False)
+
+
+def _bmc(url: str | None, username: str | None, password_file: Path | None, verify_tls: bool | None) -> dict[str, Any]:
+    """The fields that were named; an empty text clears."""
+    texts = {"bmc_url": url, "bmc_username": username}
+    given: dict[str, Any] = {field: value or None for field, value in texts.items() if value is not None}
+    if password_file is not None:
+        given["bmc_password"] = (password_file.read_text().splitlines() or [""])[0]
+    if verify_tls is not None:
+        given["bmc_verify_tls"] = verify_tls
+    return given

@@ -26,6 +26,16 @@ class Transport(StrEnum):
     HTTP = "http"
 
 
+class StartPower(StrEnum):
+    NONE = "none"
+    CYCLE = "cycle"
+
+
+class StopPower(StrEnum):
+    NONE = "none"
+    OFF = "off"
+
+
 class Firmware(StrEnum):
     LEGACY = "legacy"
     BIOS = "bios"

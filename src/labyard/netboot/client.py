@@ -28,6 +28,7 @@ from labyard.netboot.answers import (
     Script,
     Session,
     Started,
+    Stopped,
 )
 from labyard.netboot.client_http import Connection
 
@@ -159,12 +160,13 @@ class Client:
         return self._call(Message, "DELETE", f"/images/{image_id}")
 
     def start(self, machine_id: int, image_id: int, **fields: Any) -> Started:
-        """`fields`: session_type, description, boot_method, transport, ssh_keys, user_data."""
+        """`fields`: session_type, description, boot_method, transport, power, ssh_keys, user_data."""
         given = {"machine_id": machine_id, "image_id": image_id} | fields
         return self._call(Started, "POST", f"{API}/sessions/start", json=given)
 
-    def stop(self, session_id: int, keep_overlay: bool = False) -> Message:
-        return self._call(Message, "POST", f"{API}/sessions/{session_id}/stop", json={"keep_overlay": keep_overlay})
+    def stop(self, session_id: int, keep_overlay: bool = False, power: str = "none") -> Stopped:
+        given = {"keep_overlay": keep_overlay, "power": power}
+        return self._call(Stopped, "POST", f"{API}/sessions/{session_id}/stop", json=given)
 
     def sessions(self, limit: int | None = None, **filters: Any) -> list[Session]:
         """Newest first. `filters`: status, machine_id, image_id."""

@@ -88,6 +88,20 @@ class Transport(StrEnum):
     HTTP = "http"
 
 
+class StartPower(StrEnum):
+    """What a start does to the machine itself, by its BMC."""
+
+    NONE = "none"
+    CYCLE = "cycle"  # off, and on again into the network boot
+
+
+class StopPower(StrEnum):
+    """What a stop does to the machine itself, by its BMC."""
+
+    NONE = "none"
+    OFF = "off"  # before its disk goes
+
+
 class BootPhase(StrEnum):
     WAITING = "waiting"
     DHCP = "dhcp"
@@ -165,10 +179,19 @@ class Machine(Base):
     wake_on_lan: Mapped[bool] = mapped_column(default=False)
     custom_config: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     notes: Mapped[str | None] = mapped_column(Text)
+    bmc_url: Mapped[str | None] = mapped_column(String(500))
+    bmc_username: Mapped[str | None] = mapped_column(String(100))
+    bmc_password: Mapped[str | None] = mapped_column(Text)  # encrypted
+    bmc_verify_tls: Mapped[bool] = mapped_column(default=True)
     created_by: Mapped[int]  # a user id; the record outlives the user
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, onupdate=now)
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    @property
+    def bmc_password_set(self) -> bool:
+        """All that anybody is told of the password."""
+        return self.bmc_password is not None
 
 
 class Image(Base):
@@ -284,6 +307,13 @@ class BootSession(Base):
     ending_as: Mapped[str] = mapped_column(String(20), default=SessionStatus.STOPPED)  # stopped | timeout | error
     reserved: Mapped[bool] = mapped_column(default=False, index=True)  # DHCP is to carry its reservation
     completed_steps: Mapped[list[str]] = mapped_column(JSON, default=list)
+    power: Mapped[str] = mapped_column(String(10), default=StartPower.NONE)  # what its start was asked for
+    power_off: Mapped[bool] = mapped_column(default=False)  # its end switches the machine off first
+
+    @property
+    def power_cycled(self) -> bool:
+        """Whether its start has switched the machine on."""
+        return "power" in self.completed_steps
 
 
 class BootEvent(Base):

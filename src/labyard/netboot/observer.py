@@ -22,7 +22,7 @@ from labyard.netboot.adapters.dhcp import Reservation
 from labyard.netboot.adapters.disks import OverlaySeen
 from labyard.netboot.adapters.iscsi import TargetSeen, TargetSpec
 from labyard.netboot.adapters.tftp import ScriptSeen
-from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, Target, TargetStatus
+from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, StartPower, Target, TargetStatus
 from labyard.netboot.names import chap_user, mac_of_script, target_id_of
 from labyard.netboot.service.sessions import Sessions
 from labyard.netboot.service.shared import Shared
@@ -189,6 +189,8 @@ class NetbootObserver:
                 if row.status == SessionStatus.ERROR:
                     row.status = SessionStatus.STOPPING  # and it ends as it was to end: stopped, timeout or error
                 if boot.status == SessionStatus.STARTING:
+                    # It may have been switched on already: recorded is what was done before that.
+                    row.power_off = row.power == StartPower.CYCLE and "dhcp" in row.completed_steps
                     row.error_code = "internal_error"
                     row.error_message = "The start was interrupted and has been undone"
             if failed := self._stops.tear_down(boot.id):

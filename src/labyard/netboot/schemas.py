@@ -6,6 +6,7 @@ import ipaddress
 import re
 from datetime import datetime
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StrictInt
 
@@ -18,6 +19,8 @@ from labyard.netboot.models import (
     MachineStatus,
     SessionStatus,
     SessionType,
+    StartPower,
+    StopPower,
     TargetStatus,
     Transport,
 )
@@ -27,6 +30,7 @@ HIDDEN = "********"
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]*[A-Za-z0-9])?")
 _MAC = re.compile(r"[0-9A-Fa-f]{12}|(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}|(?:[0-9A-Fa-f]{2}-){5}[0-9A-Fa-f]{2}")
+_BMC_PATH = re.compile(r"(/|/redfish/v1/?|/redfish/v1/Systems/[A-Za-z0-9._~%-]+/?)?")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -87,10 +91,48 @@ def _hostname(value: str) -> str:
     return value.lower()
 
 
+def _bmc_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is no URL; write it as https://10.0.0.5/redfish/v1/Systems/1") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError("must be an http or https URL with a host, as https://10.0.0.5/redfish/v1/Systems/1")
+    if "@" in parts.netloc:
+        raise ValueError("must hold no user and password; give them as bmc_username and bmc_password")
+    if not _BMC_PATH.fullmatch(parts.path) or parts.query or parts.fragment:
+        raise ValueError(
+            "must end after the host, or with /redfish/v1, or with /redfish/v1/Systems/ and the system's id"
+        )
+    return value.rstrip("/")
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must hold no control characters")
+    return value
+
+
+def _no_colon(value: str) -> str:
+    if ":" in value:
+        raise ValueError("must hold no colon, which HTTP's basic authentication cannot carry")
+    return value
+
+
 Name = Annotated[str, BeforeValidator(_trimmed), AfterValidator(_machine_name)]
 Mac = Annotated[str, BeforeValidator(_trimmed), AfterValidator(check_mac)]
 Address = Annotated[str, BeforeValidator(_trimmed), AfterValidator(_ipv4)]
 Hostname = Annotated[str, BeforeValidator(_trimmed), AfterValidator(_hostname)]
+BmcUrl = Annotated[str, BeforeValidator(_trimmed), Field(max_length=500), AfterValidator(_bmc_url)]
+BmcUser = Annotated[
+    str,
+    BeforeValidator(_trimmed),
+    Field(min_length=1, max_length=100),
+    AfterValidator(_printable),
+    AfterValidator(_no_colon),
+]
+BmcPassword = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
 Text500 = Annotated[Annotated[str, Field(max_length=500), NoNul] | None, BeforeValidator(_blank_is_null)]
 Text100 = Annotated[Annotated[str, Field(max_length=100), NoNul] | None, BeforeValidator(_blank_is_null)]
 Mode = Annotated[BootMode, BeforeValidator(_boot_mode)]
@@ -104,6 +146,8 @@ TargetStatusIn = Annotated[TargetStatus, Fold]
 BootEventTypeIn = Annotated[BootEventType, Fold]
 BootMethodIn = Annotated[BootMethod, Fold]
 TransportIn = Annotated[Transport, Fold]
+StartPowerIn = Annotated[StartPower, Fold]
+StopPowerIn = Annotated[StopPower, Fold]
 
 
 IdFilter = Annotated[int | None, Field(ge=1, le=2**31 - 1)]
@@ -126,6 +170,13 @@ class MachineCreate(BaseModel):
     location: Text100 = None
     room: Text100 = None
     asset_tag: Text100 = None
+    bmc_url: BmcUrl | None = Field(
+        default=None,
+        description="The machine's system in Redfish; a BMC of one machine alone may be named by its host.",
+    )
+    bmc_username: BmcUser | None = None
+    bmc_password: BmcPassword | None = Field(default=None, description="Never given back; see bmc_password_set.")
+    bmc_verify_tls: bool = Field(default=True, description="Whether the certificate of an https BMC is checked.")
 
 
 class MachineUpdate(BaseModel):
@@ -142,6 +193,12 @@ class MachineUpdate(BaseModel):
     room: Text100 = None
     asset_tag: Text100 = None
     status: MachineStatusIn | None = None
+    bmc_url: BmcUrl | None = Field(
+        default=None, description="null forgets the user and the password, too. Another one needs the password again."
+    )
+    bmc_username: BmcUser | None = None
+    bmc_password: BmcPassword | None = None
+    bmc_verify_tls: bool | None = None
 
 
 class MachineAnswer(Answer):
@@ -163,6 +220,10 @@ class MachineAnswer(Answer):
     last_seen: Time | None
     last_boot: Time | None
     boot_count: int
+    bmc_url: str | None
+    bmc_username: str | None
+    bmc_password_set: bool
+    bmc_verify_tls: bool
 
 
 class TargetCreate(BaseModel):
@@ -200,12 +261,20 @@ class SessionStart(BaseModel):
     transport: TransportIn = Field(
         default=Transport.TFTP, description="How script, kernel and initrd travel: tftp, http"
     )
+    power: StartPowerIn = Field(
+        default=StartPower.NONE,
+        description="cycle: switch the machine off and on by its BMC once all is ready. Needs the machine's bmc_url.",
+    )
     ssh_keys: list[str] = Field(default=[], max_length=50, description="For the NoCloud seed")
     user_data: str | None = Field(default=None, max_length=65536, description="cloud-config for the NoCloud seed")
 
 
 class SessionStop(BaseModel):
     keep_overlay: bool = False
+    power: StopPowerIn = Field(
+        default=StopPower.NONE,
+        description="off: switch the machine off by its BMC before its disk goes, which goes also when that fails.",
+    )
 
 
 class SessionAnswer(Answer):
@@ -219,6 +288,8 @@ class SessionAnswer(Answer):
     boot_phase: str
     boot_method: str
     transport: str
+    power: str
+    power_cycled: bool
     user_notes: str | None
     started_at: Time
     ended_at: Time | None

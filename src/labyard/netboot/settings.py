@@ -62,6 +62,11 @@ class Settings(ServiceSettings):
     max_upload_size: int = Field(default=10 * 1024**3, ge=1)
     allowed_formats: str = "vhd,vhdx,raw,qcow2"
 
+    power_backend: Literal["redfish", "fake"] = "redfish"
+    power_timeout_seconds: float = Field(
+        default=60, gt=0, description="How long a machine's BMC may take to switch it off and on."
+    )
+
     step_timeout_seconds: float = Field(default=30, gt=0)
     idle_timeout_seconds: float = Field(default=0, ge=0)
     observer_interval_seconds: float = Field(default=30, gt=0)
@@ -99,7 +104,8 @@ class Settings(ServiceSettings):
                 f"{prefix}ALLOWED_FORMATS has unknown formats: {', '.join(unknown)}; known: {', '.join(FORMATS)}"
             )
         if self.faults and not (
-            self.in_development and "fake" in (self.iscsi_backend, self.dhcp_backend, self.export_backend)
+            self.in_development
+            and "fake" in (self.iscsi_backend, self.dhcp_backend, self.export_backend, self.power_backend)
         ):
             raise ValueError(f"{prefix}FAULTS is for development with fake backends only")
         self.public_url = (self.public_url or f"http://{portal}:{self.http_port}").rstrip("/")

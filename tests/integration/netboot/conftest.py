@@ -38,6 +38,7 @@ def settings(tmp_path: Path) -> Settings:
         iscsi_backend="fake",
         dhcp_backend="fake",
         export_backend="fake",
+        power_backend="fake",
         service_manager="none",
         tftp_root=tmp_path / "tftp",
         images_dir=tmp_path / "images",

@@ -16,6 +16,7 @@ def test_answer_has_the_contract_fields_and_canonical_values(test_machine: dict[
         "id", "name", "description", "mac_address", "ip_address", "hostname", "boot_mode", "secure_boot_enabled",
         "status", "is_online", "location", "room", "asset_tag", "created_at", "updated_at", "last_seen", "last_boot",
         "boot_count",
+        "bmc_url", "bmc_username", "bmc_password_set", "bmc_verify_tls",
     }  # fmt: skip
     assert test_machine["created_at"].endswith("Z")
 

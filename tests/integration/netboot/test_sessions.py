@@ -290,7 +290,7 @@ def test_answer_of_a_start_is_the_contract_s(netboot: Netboot, test_session: dic
     """Contract section 5.5, field by field, with the names of section 3."""
     assert set(test_session) == {"session", "target_info", "boot_script", "ipxe_script_url", "iscsi_details"}
     session, info, details = test_session["session"], test_session["target_info"], test_session["iscsi_details"]
-    assert set(session) - {"boot_method", "transport"} == {
+    assert set(session) - {"boot_method", "transport", "power", "power_cycled"} == {
         "id", "session_id", "machine_id", "target_id", "image_id", "session_type", "status", "boot_phase",
         "user_notes", "started_at", "ended_at", "ready_time", "boot_duration_seconds", "duration_seconds",
         "initiated_by", "created_by", "server_ip", "client_ip", "error_code", "error_message", "cleanup_pending",

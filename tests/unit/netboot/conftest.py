@@ -58,6 +58,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_hashes: None) ->
         iscsi_backend="fake",
         dhcp_backend="fake",
         export_backend="fake",
+        power_backend="fake",
         service_manager="none",
         tftp_root=tmp_path / "tftp",
         images_dir=tmp_path / "images",

@@ -23,6 +23,7 @@ from labyard.cli import app
 from labyard.client import commands
 from labyard.client.http import ClientError
 from labyard.netboot import cli_types, cli_where, models
+from labyard.netboot.adapters.fake import Fault
 from labyard.netboot.client import Client
 from labyard.netboot.client_http import token_file
 
@@ -154,6 +155,29 @@ def test_start_and_stop(run: Run, live: Any, ready: None) -> None:
     assert "start one: labyard netboot start 'ws 1'" in run("stop", "ws 1", expect=1).stderr
     assert live.client.session(session["id"])["status"] == "stopped"
     assert "Nothing is set" in run("reservations").stdout
+
+
+def test_start_and_stop_with_power(run: Run, live: Any, ready: None, tmp_path: Path) -> None:
+    url = "https://10.0.0.5/redfish/v1/Systems/1"
+    secret = tmp_path / "secret"
+    secret.write_text("hush-hush\n")
+    assert "has no bmc_url" in run("start", "ws 1", "debian", "--power", "cycle", expect=1).output
+    run("machines", "set", "ws 1", "--bmc-url", url, "--bmc-username", "admin", "--bmc-password-file", str(secret))
+    shown = live.client.machine("ws 1")
+    assert (shown["bmc_url"], shown["bmc_password_set"], shown["bmc_verify_tls"]) == (url, True, True)
+    run("machines", "set", "ws 1", "--no-bmc-verify-tls")
+    assert not live.client.machine("ws 1")["bmc_verify_tls"]
+    power = live.netboot.provision.adapters.power
+    assert "It was switched on." in run("start", "ws 1", "debian", "--power", "cycle").stdout
+    assert power.is_on(url)
+    assert "is off and has no disk" in run("stop", "ws 1", "--power", "off").stdout
+    assert not power.is_on(url)
+    run("start", "ws 1", "debian")
+    power.faults["off"] = Fault.RAISE
+    failed = run("stop", "ws 1", "--power", "off", expect=1).output
+    assert "has no disk any more" in failed and "was not switched off" in failed
+    run("machines", "set", "ws 1", "--bmc-url", "")
+    assert not live.client.machine("ws 1")["bmc_password_set"]
 
 
 def test_start_as_json(run: Run, ready: None) -> None:
@@ -372,6 +396,8 @@ def test_modules_name_the_same_token_file(monkeypatch: pytest.MonkeyPatch, tmp_p
     [
         (cli_types.Method, models.BootMethod),
         (cli_types.Transport, models.Transport),
+        (cli_types.StartPower, models.StartPower),
+        (cli_types.StopPower, models.StopPower),
         (cli_types.MachineStatus, models.MachineStatus),
         (cli_types.ImageType, models.ImageType),
         (cli_types.Format, models.ImageFormat),

@@ -97,6 +97,30 @@ def test_machine_is_removed_once(run: Run, live: Any, machine: str) -> None:
     assert not run("netboot_machine", **gone)["changed"]
 
 
+BMC = {"bmc_url": "https://10.0.0.5/redfish/v1/Systems/1/", "bmc_username": "admin", "bmc_password": "hush-hush"}
+
+
+def test_machine_with_a_bmc(run: Run, live: Any, machine: str) -> None:
+    assert run("netboot_machine", check=True, name=machine, **BMC)["changed"]
+    assert not live.client.machine(machine)["bmc_password_set"]
+    made = run("netboot_machine", name=machine, **BMC)
+    assert made["changed"] and made["machine"]["bmc_password_set"] and "hush" not in json.dumps(made)
+    for check in (False, True):
+        assert not run("netboot_machine", check=check, name=machine, **BMC)["changed"]
+    assert run("netboot_machine", name=machine, **BMC | {"bmc_password": "another"})["changed"]
+    assert not run("netboot_machine", name=machine, **BMC | {"bmc_password": "another"})["changed"]
+    assert failed(run("netboot_machine", name=machine, bmc_url="https://10.0.0.6"), "bmc_password: give it again")
+    assert run("netboot_machine", name=machine, bmc_url="")["machine"]["bmc_username"] is None
+
+
+def test_new_machine_with_a_bmc(run: Run, live: Any) -> None:
+    given = {"name": "ws2", "mac_address": MAC, "bmc_verify_tls": False} | BMC
+    made = run("netboot_machine", **given)
+    assert made["machine"]["bmc_password_set"] and not made["machine"]["bmc_verify_tls"]
+    assert "hush" not in json.dumps(made)
+    assert not run("netboot_machine", **given)["changed"]
+
+
 def test_machine_errors_are_plain(run: Run, live: Any, machine: str) -> None:
     assert failed(run("netboot_machine", name="new"), "give its mac_address")
     assert failed(run("netboot_machine", name="new", mac_address="12"), "mac_address: must be 12 hex digits")
@@ -225,6 +249,29 @@ def test_session_is_stopped_once(run: Run, live: Any, machine: str, image: str) 
     assert live.client.sessions()[0]["status"] == "stopped" and live.client.reservations() == []
     assert not run("netboot_session", **stopped)["changed"]
     assert not run("netboot_session", machine="nobody", state="stopped")["changed"]
+
+
+def test_session_switches_its_machine(run: Run, live: Any, machine: str, image: str) -> None:
+    started = {"machine": machine, "image": image, "power": "cycle"}
+    assert failed(run("netboot_session", **started), "has no bmc_url")
+    run("netboot_machine", name=machine, **BMC)
+    power, url = live.netboot.provision.adapters.power, BMC["bmc_url"].rstrip("/")
+    assert run("netboot_session", check=True, **started)["changed"] and power.calls == []
+    assert run("netboot_session", **started)["session"]["power_cycled"] and power.is_on(url)
+    assert not run("netboot_session", **started)["changed"]
+    assert power.calls == [("cycle", url)]
+    stopped = {"machine": machine, "state": "stopped", "power": "off"}
+    assert run("netboot_session", **stopped)["changed"] and not power.is_on(url)
+    assert not run("netboot_session", **stopped)["changed"]
+    assert failed(run("netboot_session", **started | {"power": "off"}), "power: off goes with state: stopped")
+
+
+def test_bmc_that_fails_at_a_stop_is_told(run: Run, live: Any, machine: str, image: str) -> None:
+    run("netboot_machine", name=machine, **BMC)
+    run("netboot_session", machine=machine, image=image)
+    live.netboot.provision.adapters.power.faults["off"] = Fault.RAISE
+    stopped = run("netboot_session", machine=machine, state="stopped", power="off")
+    assert stopped["changed"] and "was told to fail" in stopped["power_error"]
 
 
 def test_other_image_takes_a_restart(run: Run, live: Any, machine: str, image: str, tmp_path: Path) -> None:

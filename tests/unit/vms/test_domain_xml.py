@@ -75,6 +75,17 @@ def test_a_data_disk() -> None:
     assert address is not None and (address.get("controller"), address.get("unit")) == ("0", "16")
 
 
+def test_the_place_of_a_redfish_medium_is_taken() -> None:
+    """The emulator names it sdx and puts it into the first place that is free on the controller."""
+    root = ET.fromstring(domain_xml.build(replace(SPEC, disks=(replace(DISK, target="sda"),)), HOST))
+    devices = root.find("devices")
+    assert devices is not None
+    media = ET.SubElement(devices, "disk", type="file", device="cdrom")
+    ET.SubElement(media, "target", dev="sdx", bus="scsi")
+    ET.SubElement(media, "address", type="drive", controller="0", bus="0", target="0", unit="1")
+    assert domain_xml.read(ET.tostring(root, encoding="unicode")).targets == {"vda", "vdb", "sda", "sdx", "sdb"}
+
+
 def test_the_hash_covers_all_but_the_data_disks() -> None:
     same = domain_xml.config_hash(SPEC, HOST)
     assert domain_xml.config_hash(replace(SPEC, disks=(DISK,)), HOST) == same

@@ -253,8 +253,11 @@ class TestRestart:
 class TestCreate:
     @pytest.mark.parametrize(
         ("fake", "verb"),
-        [("hypervisor", "is_active"), ("hypervisor", "macs"), ("images", "create_root"), ("hypervisor", "define")],
-    )
+        [
+            ("hypervisor", "is_active"), ("hypervisor", "macs"), ("images", "create_root"), ("seeds", "write"),
+            ("hypervisor", "define"),
+        ],
+    )  # fmt: skip
     def test_a_failed_one_leaves_nothing(self, lab: Lab, fake: str, verb: str) -> None:
         lab.fake(fake).faults[verb] = BOOM
         with pytest.raises(ServiceError) as refusal:
@@ -264,6 +267,10 @@ class TestCreate:
         assert lab.hypervisor.all == {} and lab.manager.vms.list() == []
         lab.fake(fake).faults.clear()
         lab.make(running=True)
+
+    def test_has_a_seed_for_whoever_switches_it_on(self, lab: Lab) -> None:
+        lab.make()
+        assert [(seed.vm_id, seed.mac) for seed in lab.seeds.written] == [("web", lab.row().mac)]
 
     def test_a_row_that_cannot_be_written(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         def full() -> None:

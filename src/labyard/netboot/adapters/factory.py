@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from labyard.netboot.adapters.dhcp import DhcpBackend
 from labyard.netboot.adapters.disks import DiskBackend
 from labyard.netboot.adapters.iscsi import IscsiBackend
+from labyard.netboot.adapters.power import PowerBackend
 from labyard.netboot.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ class Adapters:
     iscsi: IscsiBackend
     dhcp: DhcpBackend
     scripts: Scripts
+    power: PowerBackend
 
 
 def make_adapters(settings: Settings) -> Adapters:
     """Starts nothing and asks no daemon. ValueError for faults that name no verb of a fake."""
     from labyard.netboot.adapters.tftp import Scripts
 
-    return Adapters(_disks(settings), _iscsi(settings), _dhcp(settings), Scripts(settings))
+    return Adapters(_disks(settings), _iscsi(settings), _dhcp(settings), Scripts(settings), _power(settings))
 
 
 def _disks(settings: Settings) -> DiskBackend:
@@ -67,3 +69,13 @@ def _dhcp(settings: Settings) -> DhcpBackend:
     from labyard.netboot.adapters.kea import Kea
 
     return Kea(settings)
+
+
+def _power(settings: Settings) -> PowerBackend:
+    if settings.power_backend == "fake":
+        from labyard.netboot.adapters.fake import FakePower
+
+        return FakePower(settings)
+    from labyard.netboot.adapters.redfish import RedfishPower
+
+    return RedfishPower(settings.power_timeout_seconds)

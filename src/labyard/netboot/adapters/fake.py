@@ -23,6 +23,7 @@ from labyard.core.adapter import AdapterError
 from labyard.netboot.adapters.dhcp import DhcpStatus, Reservation
 from labyard.netboot.adapters.disks import OverlaySeen, OverlaySpec
 from labyard.netboot.adapters.iscsi import Connection, Lun, TargetSeen, TargetSpec
+from labyard.netboot.adapters.power import Bmc
 from labyard.netboot.names import CHAP_USER, TARGET_ID, iqn_error, target_id_of
 from labyard.netboot.settings import Settings
 
@@ -285,7 +286,29 @@ class FakeDhcp(Fake):
             return DhcpStatus(None, True, None, None, str(error))
 
 
-FAKES: tuple[type[Fake], ...] = (FakeDisks, FakeIscsi, FakeDhcp)
+class FakePower(Fake):
+    """Machines by the URL of their BMC: on or off, and how often they were switched on."""
+
+    kind = "power"
+    verbs = ("cycle", "off")
+
+    def cycle(self, bmc: Bmc) -> None:
+        self._begin("cycle", bmc.url)
+        with self._world() as world:
+            world[bmc.url] = {"on": True, "starts": world.get(bmc.url, {}).get("starts", 0) + 1}
+
+    def off(self, bmc: Bmc) -> None:
+        self._begin("off", bmc.url)
+        with self._world() as world:
+            world[bmc.url] = {"starts": 0} | world.get(bmc.url, {}) | {"on": False}
+
+    def is_on(self, url: str) -> bool:
+        """As one who stands before the machine sees it."""
+        with self._world() as world:
+            return bool(world.get(url, {}).get("on"))
+
+
+FAKES: tuple[type[Fake], ...] = (FakeDisks, FakeIscsi, FakeDhcp, FakePower)
 
 
 def parse_faults(text: str) -> dict[str, dict[str, Fault]]:

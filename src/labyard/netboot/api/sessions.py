@@ -44,7 +44,7 @@ def answer(boot: BootSession) -> SessionAnswer:
 
 @router.post("/start", status_code=201)
 def start(body: SessionStart, who: Operator, service: Service) -> dict[str, Any]:
-    """Boot a machine from an image. When this answers 201 the machine can be switched on."""
+    """Boot a machine from an image. When this answers 201 the machine can be switched on; with `power` it was."""
     return _started(service, service.starts.start(body, who.id, who.username))
 
 
@@ -81,9 +81,17 @@ def _started(service: Netboot, started: Started) -> dict[str, Any]:
 
 @router.post("/{session_id}/stop")
 def stop(session_id: int, who: Operator, service: Service, body: SessionStop | None = None) -> dict[str, Any]:
-    """Take the disk away: reservation, script, target and overlay go. `keep_overlay` keeps what the machine wrote."""
-    boot = service.stops.stop(session_id, keep_overlay=body.keep_overlay if body else False)
-    return {"message": "Session stopped successfully", "session_id": boot.id, "machine_id": boot.machine_id}
+    """Take the disk away: reservation, script, target and overlay go. `keep_overlay` keeps what the machine wrote.
+
+    With `power`, `power_error` says why the machine could not be switched off first; its disk is gone all the same.
+    """
+    asked = body or SessionStop()
+    stopped = service.stops.stop(session_id, keep_overlay=asked.keep_overlay, power=asked.power)
+    boot = stopped.boot
+    answer = {"message": "Session stopped successfully", "session_id": boot.id, "machine_id": boot.machine_id}
+    if boot.power_off:
+        answer |= {"powered_off": stopped.power_error is None, "power_error": stopped.power_error}
+    return answer
 
 
 @router.get("")

@@ -19,6 +19,7 @@ from labyard.netboot.service.images import Images
 from labyard.netboot.service.locks import MachineLocks
 from labyard.netboot.service.machines import Machines
 from labyard.netboot.service.network import Network
+from labyard.netboot.service.power import Power
 from labyard.netboot.service.provision import Provision
 from labyard.netboot.service.reservations import Reservations
 from labyard.netboot.service.sessions import Sessions
@@ -45,8 +46,9 @@ class Netboot:
         self.box = SecretBox(settings.secret_key.get_secret_value())
         self.provision = Provision(settings, adapters, self.box)
         self.reservations = Reservations(database, settings, adapters.dhcp)
-        shared = Shared(database, settings, self.provision, self.reservations, self.metrics, MachineLocks())
-        self.machines = Machines(database, settings)
+        power = Power(settings, adapters.power, self.box)
+        shared = Shared(database, settings, self.provision, self.reservations, self.metrics, MachineLocks(), power)
+        self.machines = Machines(database, settings, self.box)
         self.images = Images(database, settings)
         self.boots = Boots(database)
         self.targets = Targets(shared)

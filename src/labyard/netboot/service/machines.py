@@ -14,27 +14,34 @@ from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.core.errors import ServiceError, conflict, invalid, not_found
 from labyard.core.paging import Page, fetch
+from labyard.core.secretbox import SecretBox
 from labyard.netboot.models import Machine
 from labyard.netboot.names import dhcp_label
-from labyard.netboot.schemas import MachineCreate, MachineUpdate
+from labyard.netboot.schemas import HIDDEN, MachineCreate, MachineUpdate
 from labyard.netboot.service.lookups import in_use, live_session
 from labyard.netboot.settings import Settings
 
 SEARCHED = (Machine.name, Machine.mac_address, Machine.hostname, Machine.location, Machine.asset_tag)
 # What DHCP and the script were made from: fixed while a session is live.
 FIXED_IN_SESSION = {"name", "mac_address", "ip_address", "hostname", "boot_mode"}
-NOT_NULL = {"name", "mac_address", "boot_mode", "secure_boot_enabled", "status"}
+NOT_NULL = {"name", "mac_address", "boot_mode", "secure_boot_enabled", "status", "bmc_verify_tls"}
+NO_BMC = {"bmc_username": None, "bmc_password": None, "bmc_verify_tls": True}
 
 
 class Machines:
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, box: SecretBox) -> None:
         self._db = database
         self._settings = settings
+        self._box = box
 
     def create(self, given: MachineCreate, created_by: int) -> Machine:
         """409 for a name, label, MAC or address that another machine has."""
         values = given.model_dump()
         self._check_address(values.get("ip_address"))
+        if values["bmc_url"] is None:
+            _refuse_without_url(values)
+        if values["bmc_password"] is not None:
+            values["bmc_password"] = self._box.seal(values["bmc_password"])
         with self._db.write() as session:
             machine = Machine(**values, label=dhcp_label(given.name), created_by=created_by)
             _refuse_duplicates(session, machine)
@@ -45,7 +52,7 @@ class Machines:
                 "machine_created",
                 f"machine {machine.name} created",
                 resource=("machine", machine.id),
-                new=values,
+                new=_told(values),
                 status_code=201,
             )
         return machine
@@ -73,6 +80,7 @@ class Machines:
         self._check_address(values.get("ip_address"))
         with self._db.write() as session:
             machine = require(session, machine_id)
+            self._complete_bmc(machine, values)
             old = {field: getattr(machine, field) for field in values}
             changed = {field: value for field, value in values.items() if old[field] != value}
             fixed = sorted(changed.keys() & FIXED_IN_SESSION)
@@ -83,15 +91,16 @@ class Machines:
             machine.label = dhcp_label(machine.name)
             with session.no_autoflush:
                 _refuse_duplicates(session, machine)
-            machine.updated_at = now()
+            if changed:
+                machine.updated_at = now()
             _flush(session)
             audit.record(
                 session,
                 "machine_updated",
                 f"machine {machine.name} updated",
                 resource=("machine", machine.id),
-                old={field: old[field] for field in changed},
-                new=changed,
+                old=_told({field: old[field] for field in changed}),
+                new=_told(changed),
                 status_code=200,
             )
         return machine
@@ -111,6 +120,30 @@ class Machines:
                 status_code=200,
             )
 
+    def _complete_bmc(self, machine: Machine, values: dict[str, Any]) -> None:
+        """What a change of the BMC's data means for the rest of them; the password becomes what is stored of it."""
+        url = values.get("bmc_url", machine.bmc_url)
+        if url is None:
+            _refuse_without_url(values)
+            if machine.bmc_url is not None:
+                values.update(NO_BMC)
+            return
+        moved = machine.bmc_url is not None and url != machine.bmc_url
+        if moved and machine.bmc_password is not None and "bmc_password" not in values:
+            # Else a password that nobody may read could be had by sending it to a server of one's own.
+            raise invalid(
+                "bmc_password", f"give it again with another bmc_url; machine {machine.id} keeps it for its own"
+            )
+        if values.get("bmc_password") is not None:
+            same = machine.bmc_password is not None and self._opens_to(machine.bmc_password, values["bmc_password"])
+            values["bmc_password"] = machine.bmc_password if same else self._box.seal(values["bmc_password"])
+
+    def _opens_to(self, sealed: str, password: str) -> bool:
+        try:
+            return self._box.open(sealed) == password
+        except ValueError:  # sealed with another key
+            return False
+
     def _check_address(self, address: str | None) -> None:
         if address is None:
             return
@@ -126,6 +159,17 @@ def require(session: Session, machine_id: int) -> Machine:
     if machine is None or machine.deleted_at is not None:
         raise not_found(f"Machine with ID {machine_id} not found")
     return machine
+
+
+def _refuse_without_url(values: dict[str, Any]) -> None:
+    for field in ("bmc_username", "bmc_password"):
+        if values.get(field) is not None:
+            raise invalid(field, "needs a bmc_url: without one there is nobody to tell it to")
+
+
+def _told(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as the audit log may hold them."""
+    return {field: HIDDEN if field == "bmc_password" and value else value for field, value in values.items()}
 
 
 def _refuse_duplicates(session: Session, machine: Machine) -> None:

@@ -21,6 +21,7 @@ from labyard.netboot.settings import Settings
 SEED_SUFFIX = ".seed.iso"
 # The error when one of these cannot be made or removed.
 STORAGE, ISCSI, SCRIPT, TFTP, DHCP = "storage_error", "iscsi_error", "script_error", "tftp_error", "dhcp_error"
+POWER = "power_error"
 
 
 class Provision:

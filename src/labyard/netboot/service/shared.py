@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from labyard.core.database import Database
 from labyard.netboot.metrics import Metrics
 from labyard.netboot.service.locks import MachineLocks
+from labyard.netboot.service.power import Power
 from labyard.netboot.service.provision import Provision
 from labyard.netboot.service.reservations import Reservations
 from labyard.netboot.settings import Settings
@@ -22,3 +23,4 @@ class Shared:
     reservations: Reservations
     metrics: Metrics
     locks: MachineLocks
+    power: Power

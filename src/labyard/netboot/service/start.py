@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from labyard.core import audit
+from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
 from labyard.core.coalesce import Coalesced
 from labyard.core.errors import ServiceError, invalid, not_found
 from labyard.core.models import AuditLog, Severity
 from labyard.core.steps import Step, StepFailed, run_steps
 from labyard.netboot import names
+from labyard.netboot.adapters.power import Untouched
 from labyard.netboot.adapters.seed import user_data_problem
 from labyard.netboot.models import (
     BootSession,
@@ -24,6 +27,7 @@ from labyard.netboot.models import (
     Machine,
     MachineStatus,
     SessionStatus,
+    StartPower,
     Target,
     TargetStatus,
 )
@@ -31,10 +35,12 @@ from labyard.netboot.schemas import SessionStart
 from labyard.netboot.service.images.files import check_file
 from labyard.netboot.service.lookups import current_target, live_session
 from labyard.netboot.service.machines import require as require_machine
-from labyard.netboot.service.provision import DHCP, ISCSI, SCRIPT, STORAGE, TFTP
+from labyard.netboot.service.provision import DHCP, ISCSI, POWER, SCRIPT, STORAGE, TFTP
 from labyard.netboot.service.sessions import Parts
 from labyard.netboot.service.shared import Shared
 from labyard.netboot.service.stop import Stops
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Starts:
         self._reservations = shared.reservations
         self._metrics = shared.metrics
         self._locks = shared.locks
+        self._power = shared.power
         self._stops = stops
         self._record = Coalesced(self._write_progress)
         self._make_active = Coalesced(self._write_active)
@@ -107,6 +114,7 @@ class Starts:
                 session_type=given.session_type,
                 boot_method=given.boot_method,
                 transport=given.transport,
+                power=given.power,
                 boot_token=names.new_boot_token(),
                 server_ip=self._settings.portal_ip,
                 user_notes=given.description,
@@ -123,6 +131,8 @@ class Starts:
             return Parts(boot, machine, image, target)
 
     def _check(self, machine: Machine, image: Image, given: SessionStart) -> None:
+        if given.power == StartPower.CYCLE:
+            self._power.require(machine, given.power)
         if machine.status != MachineStatus.ACTIVE:
             raise _refusal(f"Machine must be active to start session. Current status: {machine.status}")
         if image.status != ImageStatus.READY:
@@ -143,7 +153,7 @@ class Starts:
         def begin(name: str) -> None:
             """What came before is done: recorded before this step runs. The reservation is wanted from dhcp on."""
             if done != boot.completed_steps:
-                boot.completed_steps, boot.reserved = list(done), name in ("dhcp", "activate")
+                boot.completed_steps, boot.reserved = list(done), name in ("dhcp", "power", "activate")
                 self._record({"id": boot.id, "completed_steps": boot.completed_steps, "reserved": boot.reserved})
             if name == "dhcp":
                 arrived()
@@ -160,6 +170,28 @@ class Starts:
         def unreserve() -> None:
             self._save(boot, reserved=False)
             self._reservations.withdraw(machine.id)
+
+        untouched = True
+        parting: list[str] = []
+
+        def cycle() -> None:
+            nonlocal untouched
+            untouched = False
+            try:
+                self._power.cycle(machine)
+            except Untouched:
+                untouched = True
+                raise
+
+        def switch_off() -> None:
+            """A BMC that fails keeps nobody from taking the rest away; it is told instead."""
+            if untouched:
+                return
+            try:
+                self._power.off(machine)
+            except AdapterError as error:
+                parting.append(f"; the machine may still be on: {error}")
+                log.warning("machine not switched off", machine=machine.name, reason=str(error))
 
         filename = self._provision.script_file(machine)
         scripts = self._provision.adapters.scripts
@@ -181,12 +213,14 @@ class Starts:
                 DHCP,
                 self._reservations.timeout,
             ),
-            Step("activate", lambda: self._activate(parts, done), None, "internal_error", timeout),
         ]
+        if boot.power == StartPower.CYCLE:
+            steps.append(Step("power", cycle, switch_off, POWER, self._power.step_seconds))
+        steps.append(Step("activate", lambda: self._activate(parts, done), None, "internal_error", timeout))
         try:
             run_steps(steps, begin, self._metrics.step)
         except StepFailed as failure:
-            raise self._failed_start(parts, failure) from failure
+            raise self._failed_start(parts, failure, "".join(parting)) from failure
         return Started(parts, script[0])
 
     def _activate(self, parts: Parts, done: list[str]) -> None:
@@ -195,7 +229,8 @@ class Starts:
             "session_started",
             f"session {boot.session_id} started on machine {parts.machine.name} from image {parts.image.name}",
             resource=("session", boot.id),
-            new={"machine_id": boot.machine_id, "image_id": boot.image_id, "session_type": boot.session_type},
+            new={"machine_id": boot.machine_id, "image_id": boot.image_id, "session_type": boot.session_type}
+            | ({"power": boot.power} if boot.power != StartPower.NONE else {}),
             status_code=201,
         )
         if boot.id not in self._make_active((boot, list(done), entry)):
@@ -204,11 +239,14 @@ class Starts:
 
     def _write_active(self, rows: Sequence[tuple[BootSession, list[str], AuditLog]]) -> set[int]:
         """Ids of those that are active now: one transaction for all that come to their last step at this moment."""
-        wanted = BootSession.id.in_([boot.id for boot, _, _ in rows]), BootSession.status == SessionStatus.STARTING
-        steps = rows[0][1]  # whoever comes here has done the same
+        active: set[int] = set()
         with self._db.write() as session:
-            change = update(BootSession).where(*wanted).values(status=SessionStatus.ACTIVE, completed_steps=steps)
-            active = set(session.scalars(change.returning(BootSession.id)))
+            for steps in {tuple(steps) for _, steps, _ in rows}:  # with the power step, and without
+                these = [boot.id for boot, done, _ in rows if tuple(done) == steps]
+                wanted = BootSession.id.in_(these), BootSession.status == SessionStatus.STARTING
+                values = {"status": SessionStatus.ACTIVE, "completed_steps": list(steps)}
+                change = update(BootSession).where(*wanted).values(**values)
+                active |= set(session.scalars(change.returning(BootSession.id)))
             done = [(boot, entry) for boot, _, entry in rows if boot.id in active]
             targets = Target.id.in_([boot.target_id for boot, _ in done])
             session.execute(update(Target).where(targets).values(status=TargetStatus.ACTIVE))
@@ -217,8 +255,8 @@ class Starts:
             session.add_all(entry for _, entry in done)
         return active
 
-    def _failed_start(self, parts: Parts, failure: StepFailed) -> ServiceError:
-        detail = f"Session start failed at step {failure.step.name}: {failure.reason}"
+    def _failed_start(self, parts: Parts, failure: StepFailed, parting: str) -> ServiceError:
+        detail = f"Session start failed at step {failure.step.name}: {failure.reason}{parting}"
         with self._db.write() as session:
             boot = session.get_one(BootSession, parts.boot.id)
             boot.status = SessionStatus.ERROR

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import update
 
 from labyard.core import audit
+from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
 from labyard.core.coalesce import Coalesced
 from labyard.core.errors import ServiceError
 from labyard.core.models import AuditLog, Severity
-from labyard.core.steps import Step, run_all
-from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, Target, TargetStatus
-from labyard.netboot.service.provision import DHCP, ISCSI, STORAGE, TFTP
+from labyard.core.steps import Step, call, run_all
+from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, StopPower, Target, TargetStatus
+from labyard.netboot.service.provision import DHCP, ISCSI, POWER, STORAGE, TFTP
 from labyard.netboot.service.sessions import Parts, Sessions
 from labyard.netboot.service.shared import Shared
 
+log = structlog.get_logger(__name__)
+
 ACTIONS = {SessionStatus.STOPPED: "session_stopped", SessionStatus.TIMEOUT: "session_timeout"}
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """`power_error`: why the machine could not be switched off, when it was to be."""
+
+    boot: BootSession
+    power_error: str | None
 
 
 class Stops:
@@ -31,11 +43,15 @@ class Stops:
         self._reservations = shared.reservations
         self._metrics = shared.metrics
         self._locks = shared.locks
+        self._power = shared.power
         self._sessions = sessions
         self._write_end = Coalesced(self._write_ends)
 
-    def stop(self, session_id: int, keep_overlay: bool = False) -> BootSession:
-        """Take a machine's disk away. Every step runs, also after one that failed; then the session says so."""
+    def stop(self, session_id: int, keep_overlay: bool = False, power: StopPower = StopPower.NONE) -> Stopped:
+        """Take a machine's disk away. Every step runs, also after one that failed; then the session says so.
+
+        A machine that is to be switched off first, and cannot be, loses its disk all the same.
+        """
         parts = self._sessions.parts(session_id)
         with self._locks(parts.boot.machine_id):
             with self._db.write() as session:
@@ -46,14 +62,18 @@ class Stops:
                     raise ServiceError(
                         400, "session_error", f"Session must be active to stop. Current status: {boot.status}"
                     )
+                if power == StopPower.OFF:
+                    self._power.require(parts.machine, power)
+                    boot.power_off = True
                 boot.status = SessionStatus.STOPPING
                 boot.keep_overlay |= keep_overlay  # a stop that is repeated keeps what the first was to keep
                 boot.ending_as = SessionStatus.STOPPED
                 boot.reserved = False
-            if failed := self._take_away(replace(parts, boot=boot)):
+            failed, trouble = self._take_away(replace(parts, boot=boot))
+            if failed:
                 step, reason = failed[0]
                 raise ServiceError(500, step.code, _stop_failure(step, reason))
-        return boot
+        return Stopped(boot, trouble)
 
     def end_if_idle(self, session_id: int, limit: timedelta) -> bool:
         """Take an active session down, as `timeout`, when its last sign of life is older than `limit`.
@@ -82,13 +102,26 @@ class Stops:
         then the session is `error` with cleanup_pending, and this may be repeated."""
         parts = self._sessions.parts(session_id)
         with self._locks(parts.boot.machine_id):
-            return self._take_away(parts)
+            return self._take_away(parts)[0]
 
-    def _take_away(self, parts: Parts) -> list[tuple[Step, str]]:
+    def _take_away(self, parts: Parts) -> tuple[list[tuple[Step, str]], str | None]:
+        """The steps that failed, and why the machine was not switched off first when it was to be."""
         machine, target, provision = parts.machine, parts.target, self._provision
         timeout = self._settings.step_timeout_seconds
         filename = provision.script_file(machine)
+        trouble: list[str] = []
+
+        def switch_off() -> None:
+            try:
+                call(lambda: self._power.off(machine), self._power.step_seconds)
+            except (AdapterError, TimeoutError) as error:
+                trouble.append(str(error))
+                log.warning("machine not switched off", machine=machine.name, reason=str(error))
+
+        # It never fails, so that a BMC that does not answer does not keep the rest from being taken away.
+        off = Step("stop_power", switch_off, None, POWER, 2 * self._power.step_seconds)
         steps = [
+            *([off] if parts.boot.power_off else []),
             Step("stop_dhcp", self._reservations.apply, None, DHCP, self._reservations.timeout),
             Step("stop_tftp", lambda: provision.adapters.scripts.remove(filename), None, TFTP, timeout),
         ]
@@ -99,22 +132,25 @@ class Stops:
                 Step("stop_overlay", lambda: provision.remove_disk(name, keep), None, STORAGE, timeout),
             ]
         failed = run_all(steps, self._metrics.step)
-        self._end(parts, failed)
-        return failed
+        self._end(parts, failed, trouble[0] if trouble else None)
+        return failed, trouble[0] if trouble else None
 
-    def _end(self, parts: Parts, failed: list[tuple[Step, str]]) -> None:
+    def _end(self, parts: Parts, failed: list[tuple[Step, str]], trouble: str | None) -> None:
         boot = parts.boot
         status = SessionStatus.ERROR if failed else SessionStatus(boot.ending_as)
         message = _stop_failure(*failed[0]) if failed else f"session {boot.session_id} {status}"
         values = {"id": boot.id, "status": status, "ended_at": boot.ended_at or now(), "cleanup_pending": bool(failed)}
         if failed:
             values |= {"error_code": failed[0][0].code, "error_message": message, "retry_count": boot.retry_count + 1}
+        told = {"machine_id": boot.machine_id, "status": status}
+        if boot.power_off:
+            told["power"] = "off" if trouble is None else "not switched off"
         entry = audit.entry(
             ACTIONS.get(status, "session_error"),
-            message,
-            severity=Severity.ERROR if failed else Severity.INFO,
+            f"{message}; the machine was not switched off: {trouble}" if trouble else message,
+            severity=Severity.ERROR if failed else Severity.WARNING if trouble else Severity.INFO,
             resource=("session", boot.id),
-            new={"machine_id": boot.machine_id, "status": status},
+            new=told,
             status_code=500 if failed else 200,
         )
         self._write_end((boot, values, entry))

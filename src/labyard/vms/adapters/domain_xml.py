@@ -38,7 +38,7 @@ class DomainRead:
     macs: tuple[str, ...]
     files: tuple[str, ...]
     disks: dict[str, DataDisk]  # by disk id
-    targets: frozenset[str]  # all that are taken, ours or not
+    targets: frozenset[str]  # all that are taken, ours or not; by their place on the SCSI bus, too
     aliases: dict[str, str]  # device alias by disk id; of a running domain only
 
 
@@ -73,7 +73,8 @@ def read(text: str) -> DomainRead:
         macs=tuple(mac.get("address", "").lower() for mac in domain.iterfind("devices/interface/mac")),
         files=tuple(source.get("file", "") for source in domain.iterfind("devices/disk/source")),
         disks={disk_id: _as_disk(disk_id, node) for disk_id, node in disks.items()},
-        targets=frozenset(node.get("dev", "") for node in domain.iterfind("devices/disk/target")),
+        targets=frozenset(node.get("dev", "") for node in domain.iterfind("devices/disk/target"))
+        | frozenset(_scsi_places(domain)),
         aliases={disk_id: _attribute(node, "alias", "name") for disk_id, node in disks.items()},
     )
 
@@ -175,6 +176,16 @@ def _data_disks(domain: ET.Element) -> Iterator[tuple[str, ET.Element]]:
         on_scsi = _attribute(node, "target", "bus") == "scsi"
         if serial and on_scsi and Path(_attribute(node, "source", "file")).stem == serial:
             yield serial, node
+
+
+def _scsi_places(domain: ET.Element) -> Iterator[str]:
+    """The targets whose places on our controller are taken: Redfish media are `sdx`, and in the first free place."""
+    for node in domain.iterfind("devices/disk"):
+        place = node.find("address[@type='drive'][@controller='0'][@bus='0'][@target='0']")
+        if place is not None and _attribute(node, "target", "bus") == "scsi":
+            unit = int(place.get("unit", "0"))
+            if unit < len(TARGETS):
+                yield TARGETS[unit]
 
 
 def _as_disk(disk_id: str, node: ET.Element) -> DataDisk:

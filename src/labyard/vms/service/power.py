@@ -120,6 +120,10 @@ class Power:
             disks=disks,
         )
 
+    def write_seed(self, vm: Vm) -> None:
+        """What the guest is told at its next boot. OSError."""
+        self._shared.seeds.write(self._files.seed(vm.id), self._seed(vm))
+
     # Inside
 
     def _on(self, vm_id: str, listening: Listening) -> None:
@@ -130,7 +134,7 @@ class Power:
             shared.images.create_root(self._files.root(vm_id))
         self._admit(template)
         shared.hypervisor.define(self.spec(vm, template, self._data_disks(vm_id)))
-        shared.seeds.write(self._files.seed(vm_id), self._seed(vm))
+        self.write_seed(vm)
         ip = self._addresses.acquire(vm_id)
         shared.hypervisor.start(vm_id)
         listening.wait_start()

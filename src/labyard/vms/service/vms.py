@@ -149,6 +149,9 @@ class Vms:
             desired_state=VmState.STOPPED,
             network_mode=shared.settings.network_mode,
         )
+        # Others may switch it on, by Redfish for one, before we ever do.
+        undo.step(files.seed(vm_id).unlink, True)
+        self._power.write_seed(vm)
         undo.step(shared.hypervisor.undefine, vm_id)
         shared.hypervisor.define(self._power.spec(vm, template))
         return vm

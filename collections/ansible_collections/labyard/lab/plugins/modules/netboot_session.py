@@ -10,7 +10,7 @@ module: netboot_session
 short_description: Have a machine boot from an image, or take its disk away
 description:
   - Starts a session of the netboot service, which gives a machine a copy-on-write disk on an image, or stops it.
-  - When it has started one, the machine can be switched on. Switching it on is not its business.
+  - When it has started one, the machine can be switched on; with I(power=cycle) the service does that itself.
   - The session's secrets are not in what it returns.
 options:
   machine:
@@ -57,6 +57,14 @@ options:
   user_data:
     description: A cloud-config for cloud-init, for a session that is started.
     type: str
+  power:
+    description:
+      - C(cycle), for a session that is started - switch the machine off and on by its BMC once all is ready.
+      - C(off), for a session that is stopped - switch it off before its disk goes. A BMC that fails gives a warning.
+      - A session that is as it shall be is no reason to switch anything.
+    type: str
+    choices: [none, cycle, 'off']
+    default: none
   keep_overlay:
     description: When a session is stopped, keep what the machine wrote.
     type: bool
@@ -87,6 +95,7 @@ EXAMPLES = r"""
     password: "{{ vault_netboot_password }}"
     machine: ws1
     image: debian
+    power: cycle
     wait_for: booted
 
 - name: Take its disk away
@@ -102,6 +111,10 @@ session:
   description: The session, as the service has it.
   type: dict
   returned: when there is one, and not in check mode for one that is new
+power_error:
+  description: Why the machine was not switched off, when I(power=off) and it could not be.
+  type: str
+  returned: when that was so
 """
 
 import time
@@ -124,6 +137,7 @@ class Session:
         self.deadline = time.monotonic() + self.want["timeout"]
         self.machine = self.api.named("machines", self.want["machine"])
         self.found = self.settled()
+        self.power_error = ""
 
     def settled(self) -> dict[str, Any] | None:
         """The session, once it is neither starting nor stopping."""
@@ -152,8 +166,12 @@ class Session:
     def stop(self) -> None:
         """End the session that is there, if any."""
         if self.found is not None and not self.module.check_mode:
-            body = {"keep_overlay": self.want["keep_overlay"]}
-            self.api.call("POST", f"{API}/sessions/{self.found['id']}/stop", body)
+            power = self.want["power"] if self.want["state"] == "stopped" else "none"
+            body = {"keep_overlay": self.want["keep_overlay"], "power": power}
+            stopped = self.api.call("POST", f"{API}/sessions/{self.found['id']}/stop", body)
+            if trouble := stopped.get("power_error"):
+                self.power_error = trouble
+                self.module.warn(f"{self.want['machine']} was not switched off: {trouble}")
 
     def start(self) -> dict[str, Any] | None:
         """Start the session that is asked for; None in check mode."""
@@ -167,7 +185,8 @@ class Session:
             self.module.warn(f"there is no {one} yet; check mode takes it that an earlier task makes it")
         if self.module.check_mode:
             return None
-        body = {field: self.want[field] for field in (*HOW, "session_type", "description", "ssh_keys", "user_data")}
+        fields = (*HOW, "power", "session_type", "description", "ssh_keys", "user_data")
+        body = {field: self.want[field] for field in fields}
         body |= {"machine_id": self.machine["id"], "image_id": image["id"]}
         started = self.api.call("POST", f"{API}/sessions/start", body)
         return dict(started["session"])
@@ -205,6 +224,7 @@ def main() -> None:
             "description": {"type": "str"},
             "ssh_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "user_data": {"type": "str", "no_log": True},
+            "power": {"type": "str", "choices": ["none", "cycle", "off"], "default": "none"},
             "keep_overlay": {"type": "bool", "default": False},
             "wait_for": {"type": "str", "choices": ["active", "booted"], "default": "active"},
             "timeout": {"type": "int", "default": 300},
@@ -212,6 +232,9 @@ def main() -> None:
         required_if=[("state", "started", ("image",))],
         supports_check_mode=True,
     )
+    power, only = module.params["power"], {"cycle": "started", "off": "stopped"}
+    if only.get(power, module.params["state"]) != module.params["state"]:
+        module.fail_json(msg=f"power: {power} goes with state: {only[power]}, not with state: {module.params['state']}")
     session = Session(module)
     before = session.shown()
     after: dict[str, Any] = {}
@@ -231,7 +254,9 @@ def main() -> None:
         found = session.start() if after else None
     if found and module.params["wait_for"] == "booted" and not module.check_mode:
         found = session.booted(found)
-    result = {"session": found} if found else {}
+    result: dict[str, Any] = {"session": found} if found else {}
+    if session.power_error:
+        result["power_error"] = session.power_error
     headers = {"before_header": module.params["machine"], "after_header": module.params["machine"]}
     module.exit_json(changed=changed, diff={"before": before, "after": after, **headers}, **result)
 

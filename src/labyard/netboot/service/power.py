@@ -1,0 +1,45 @@
+"""Switching machines by their BMCs, for starts and stops of sessions."""
+
+from __future__ import annotations
+
+from labyard.core.errors import invalid
+from labyard.core.secretbox import SecretBox
+from labyard.netboot.adapters.power import Bmc, PowerBackend, Untouched
+from labyard.netboot.models import Machine
+from labyard.netboot.settings import Settings
+
+# For a step that waits for a BMC: somewhat more than the adapter allows itself, whose error says more.
+GRACE_SECONDS = 10.0
+
+
+class Power:
+    def __init__(self, settings: Settings, backend: PowerBackend, box: SecretBox) -> None:
+        self._backend = backend
+        self._box = box
+        self.step_seconds = settings.power_timeout_seconds + GRACE_SECONDS
+
+    def require(self, machine: Machine, wanted: str) -> None:
+        """422 naming `power` for a machine whose BMC nobody has told."""
+        if not machine.bmc_url:
+            raise invalid(
+                "power",
+                f"machine {machine.name} has no bmc_url, so it cannot be switched; set it, or leave power out",
+                wanted,
+            )
+
+    def cycle(self, machine: Machine) -> None:
+        """AdapterError; Untouched when the machine is as it was."""
+        self._backend.cycle(self._bmc(machine))
+
+    def off(self, machine: Machine) -> None:
+        """AdapterError."""
+        self._backend.off(self._bmc(machine))
+
+    def _bmc(self, machine: Machine) -> Bmc:
+        if not machine.bmc_url:
+            raise Untouched(f"machine {machine.name} has no bmc_url any more")
+        try:
+            password = self._box.open(machine.bmc_password) if machine.bmc_password else ""
+        except ValueError as error:
+            raise Untouched(f"bmc_password was {error}, or set the password again") from None
+        return Bmc(machine.bmc_url, machine.bmc_username or "", password, machine.bmc_verify_tls)
