@@ -77,22 +77,23 @@ def delete(client: TestClient, vm_id: str) -> None:
     assert client.delete(f"/vms/{vm_id}").status_code == 204
 
 
-@pytest.mark.parametrize("end", [stop, kill, delete])
 def test_the_address_is_free_again_and_given_to_another(
-    test_client: TestClient, real_vm: Callable[..., str], virt: Any, end: Callable[[TestClient, str], None]
+    test_client: TestClient, real_vm: Callable[..., str], virt: Any
 ) -> None:
-    first = real_vm("first")
-    wait_until_seen(test_client, first)
+    vm_id = real_vm("vm-0")
     network = virt.networkLookupByName(TOKEN)
-    end(test_client, first)
-    assert test_client.get("/network/leases").json() == []
-    assert (reserved(network), network.DHCPLeases()) == ({}, [])
-    config = test_client.get("/network/config").json()
-    assert (config["allocated_ips"], config["available_ips"]) == ([], 253)
+    for number, end in enumerate((stop, kill, delete), start=1):
+        wait_until_seen(test_client, vm_id)
+        end(test_client, vm_id)
+        assert test_client.get("/network/leases").json() == []
+        assert (reserved(network), network.DHCPLeases()) == ({}, [])
+        config = test_client.get("/network/config").json()
+        assert (config["allocated_ips"], config["available_ips"]) == ([], 253)
 
-    second = test_client.get(f"/vms/{real_vm('second')}").json()
-    assert second["local_ip"] == FIRST
-    assert wait_until_seen(test_client, "second")["mac"] == second["mac"]
+        vm_id = real_vm(f"vm-{number}")
+        vm = test_client.get(f"/vms/{vm_id}").json()
+        assert vm["local_ip"] == FIRST
+        assert wait_until_seen(test_client, vm_id)["mac"] == vm["mac"]
 
 
 def test_network_config(test_client: TestClient, real_vm: Callable[..., str], virt: Any) -> None:

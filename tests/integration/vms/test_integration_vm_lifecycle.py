@@ -34,7 +34,7 @@ from labyard.vms.service.manager import VmManager
 
 pytestmark = pytest.mark.integration
 
-CYCLES = 10  # of two machines
+CYCLES = 6  # of two machines
 HOSTILE = ["../../x", "..", ".hidden", "a/b", "a\u0000b", "a" * 64, "-rf", "$(reboot)"]
 
 
