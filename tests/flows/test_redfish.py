@@ -63,8 +63,9 @@ class TestSessions:
         number = self.register(lab, netboot_api, one.machine)
         with netboot_api.session(number, image, power="cycle") as started:
             assert started["session"]["power_cycled"]
-            session = netboot_api.wait_for_phase(started["session"]["id"], "booted", BOOT_SECONDS)
+            # The console first: should it fail, it shows what the machine was at.
             reports = one.wait_for("done", BOOT_SECONDS).reports
+            session = netboot_api.wait_for_phase(started["session"]["id"], "booted", BOOT_SECONDS)
             assert (reports["done"], reports["ibft.target"]) == ("ok", started["iscsi_details"]["target_iqn"])
             assert one.is_on()
             stopped = netboot_api.must("POST", f"/api/v1/sessions/{session['id']}/stop", json={"power": "off"})

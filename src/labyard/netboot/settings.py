@@ -64,7 +64,10 @@ class Settings(ServiceSettings):
 
     power_backend: Literal["redfish", "fake"] = "redfish"
     power_timeout_seconds: float = Field(
-        default=60, gt=0, description="How long a machine's BMC may take to switch it off and on."
+        default=40,
+        gt=0,
+        le=45,  # a start that has not come further for a minute counts as interrupted
+        description="How long a machine's BMC may take to switch it off and on. 45 at most.",
     )
 
     step_timeout_seconds: float = Field(default=30, gt=0)

@@ -60,6 +60,7 @@ class _System:
         login = (bmc.username, bmc.password) if bmc.username else None
         # Not through a proxy: BMCs are on a network of their own.
         self._http = httpx.Client(auth=login, verify=context, trust_env=False, headers={"OData-Version": "4.0"})
+        self._url = httpx.URL(bmc.url)
         self._etag = ""
 
     def __enter__(self) -> Self:
@@ -140,7 +141,7 @@ class _System:
             goal = url.join(answer.headers["Location"])
             if (goal.scheme, goal.host, goal.port) != (url.scheme, url.host, url.port):
                 raise AdapterError(f"the BMC at {self._bmc.url} sends us elsewhere, to {goal}; set bmc_url to that")
-            if url == getattr(self, "_url", None):
+            if url == self._url:
                 self._url = goal
             url = goal
         self._check(method, url, answer)

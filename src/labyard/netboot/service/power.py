@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import structlog
+
+from labyard.core.adapter import AdapterError
 from labyard.core.errors import invalid
 from labyard.core.secretbox import SecretBox
 from labyard.netboot.adapters.power import Bmc, PowerBackend, Untouched
 from labyard.netboot.models import Machine
 from labyard.netboot.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 # For a step that waits for a BMC: somewhat more than the adapter allows itself, whose error says more.
 GRACE_SECONDS = 10.0
@@ -43,3 +48,31 @@ class Power:
         except ValueError as error:
             raise Untouched(f"bmc_password was {error}, or set the password again") from None
         return Bmc(machine.bmc_url, machine.bmc_username or "", password, machine.bmc_verify_tls)
+
+
+class Cycle:
+    """Cycling one machine as a step of its session's start. `left_on`: why it could not be switched off again."""
+
+    def __init__(self, power: Power, machine: Machine) -> None:
+        self._power = power
+        self._machine = machine
+        self._touched = False
+        self.left_on = ""
+
+    def run(self) -> None:
+        self._touched = True
+        try:
+            self._power.cycle(self._machine)
+        except Untouched:
+            self._touched = False
+            raise
+
+    def undo(self) -> None:
+        """A BMC that fails keeps nobody from undoing the rest; it is told instead."""
+        if not self._touched:
+            return
+        try:
+            self._power.off(self._machine)
+        except AdapterError as error:
+            self.left_on = str(error)
+            log.warning("machine not switched off", machine=self._machine.name, reason=self.left_on)

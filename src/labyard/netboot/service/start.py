@@ -6,19 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from labyard.core import audit
-from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
 from labyard.core.coalesce import Coalesced
 from labyard.core.errors import ServiceError, invalid, not_found
 from labyard.core.models import AuditLog, Severity
 from labyard.core.steps import Step, StepFailed, run_steps
 from labyard.netboot import names
-from labyard.netboot.adapters.power import Untouched
 from labyard.netboot.adapters.seed import user_data_problem
 from labyard.netboot.models import (
     BootSession,
@@ -35,12 +32,11 @@ from labyard.netboot.schemas import SessionStart
 from labyard.netboot.service.images.files import check_file
 from labyard.netboot.service.lookups import current_target, live_session
 from labyard.netboot.service.machines import require as require_machine
+from labyard.netboot.service.power import Cycle
 from labyard.netboot.service.provision import DHCP, ISCSI, POWER, SCRIPT, STORAGE, TFTP
 from labyard.netboot.service.sessions import Parts
 from labyard.netboot.service.shared import Shared
 from labyard.netboot.service.stop import Stops
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -171,28 +167,7 @@ class Starts:
             self._save(boot, reserved=False)
             self._reservations.withdraw(machine.id)
 
-        untouched = True
-        parting: list[str] = []
-
-        def cycle() -> None:
-            nonlocal untouched
-            untouched = False
-            try:
-                self._power.cycle(machine)
-            except Untouched:
-                untouched = True
-                raise
-
-        def switch_off() -> None:
-            """A BMC that fails keeps nobody from taking the rest away; it is told instead."""
-            if untouched:
-                return
-            try:
-                self._power.off(machine)
-            except AdapterError as error:
-                parting.append(f"; the machine may still be on: {error}")
-                log.warning("machine not switched off", machine=machine.name, reason=str(error))
-
+        cycle = Cycle(self._power, machine)
         filename = self._provision.script_file(machine)
         scripts = self._provision.adapters.scripts
         steps = [
@@ -215,12 +190,12 @@ class Starts:
             ),
         ]
         if boot.power == StartPower.CYCLE:
-            steps.append(Step("power", cycle, switch_off, POWER, self._power.step_seconds))
+            steps.append(Step("power", cycle.run, cycle.undo, POWER, self._power.step_seconds))
         steps.append(Step("activate", lambda: self._activate(parts, done), None, "internal_error", timeout))
         try:
             run_steps(steps, begin, self._metrics.step)
         except StepFailed as failure:
-            raise self._failed_start(parts, failure, "".join(parting)) from failure
+            raise self._failed_start(parts, failure, cycle.left_on) from failure
         return Started(parts, script[0])
 
     def _activate(self, parts: Parts, done: list[str]) -> None:
@@ -255,8 +230,10 @@ class Starts:
             session.add_all(entry for _, entry in done)
         return active
 
-    def _failed_start(self, parts: Parts, failure: StepFailed, parting: str) -> ServiceError:
-        detail = f"Session start failed at step {failure.step.name}: {failure.reason}{parting}"
+    def _failed_start(self, parts: Parts, failure: StepFailed, left_on: str) -> ServiceError:
+        detail = f"Session start failed at step {failure.step.name}: {failure.reason}"
+        if left_on:
+            detail += f"; the machine may still be on: {left_on}"
         with self._db.write() as session:
             boot = session.get_one(BootSession, parts.boot.id)
             boot.status = SessionStatus.ERROR
