@@ -47,10 +47,13 @@ class Http:
             raise self.unreachable(error) from error
 
     def body(self, answer: httpx.Response, *, also: int = 0) -> Any:
-        """What a good answer, or one of status `also`, carries; None when it is empty. ClientError for any other."""
+        """What a good answer, or one of status `also`, carries: JSON, or a picture's bytes; None when it is empty.
+        ClientError for any other."""
         good = answer.is_success or answer.status_code == also
         if good and not answer.content:
             return None
+        if good and answer.headers.get("Content-Type", "").startswith("image/"):
+            return answer.content
         try:
             body = answer.json()
         except ValueError:

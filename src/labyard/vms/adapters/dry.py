@@ -84,6 +84,9 @@ class DryHypervisor:
 
     def undefine(self, vm_id: str) -> None: ...
 
+    def screenshot(self, vm_id: str) -> bytes:
+        raise AdapterError("screenshot failed: a machine of a dry run has no screen")
+
     def attach(self, vm_id: str, disk_id: str, path: Path) -> str:
         with self._db.read() as session:
             rows = select(Disk.target).where(Disk.vm_id == vm_id, Disk.state == DiskState.ATTACHED)
