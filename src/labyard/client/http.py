@@ -29,7 +29,10 @@ class Http:
         self.url = url.rstrip("/")
         self._service = service
         self._hints = hints
-        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(timeout, connect=5), verify=_tls())
+        # Shorter than a service keeps an idle connection (5 s): one that it closes just now would fail the next request.
+        limits = httpx.Limits(keepalive_expiry=2)
+        wait = httpx.Timeout(timeout, connect=5)
+        self._http = httpx.Client(base_url=self.url, timeout=wait, limits=limits, verify=_tls())
 
     def close(self) -> None:
         self._http.close()

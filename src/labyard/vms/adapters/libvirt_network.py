@@ -18,7 +18,7 @@ from labyard.core.adapter import AdapterError
 from labyard.vms.adapters.libvirt_connection import LibvirtConnection, asked
 from labyard.vms.adapters.network import Lease
 
-RELEASE_SECONDS = 3.0
+RELEASE_SECONDS = 10.0  # on a busy host it takes some
 _RESEND_SECONDS = 0.5
 _POLL_SECONDS = 0.02
 _TOOL_SECONDS = 10
