@@ -29,7 +29,7 @@ class Http:
         self.url = url.rstrip("/")
         self._service = service
         self._hints = hints
-        # Shorter than a service keeps an idle connection (5 s): one that it closes just now would fail the next request.
+        # Shorter than a service keeps an idle connection (5 s): the next request would fail on one that it just closed.
         limits = httpx.Limits(keepalive_expiry=2)
         wait = httpx.Timeout(timeout, connect=5)
         self._http = httpx.Client(base_url=self.url, timeout=wait, limits=limits, verify=_tls())

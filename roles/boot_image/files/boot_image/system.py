@@ -14,8 +14,8 @@ from boot_image.tree import Tree
 
 # What the scripts and a person at the shell need before `busybox --install` has run.
 APPLETS = (
-    *("acpid", "awk", "cat", "chmod", "cp", "cut", "dd", "echo", "grep", "head", "hostname", "ifconfig", "insmod", "ip"),
-    *("mkdir", "mount", "readlink", "route", "sed", "setsid", "sh", "sha256sum", "sleep", "switch_root", "sync"),
+    *("acpid", "awk", "cat", "chmod", "cp", "cut", "dd", "echo", "grep", "head", "hostname", "ifconfig", "insmod"),
+    *("ip", "mkdir", "mount", "readlink", "route", "sed", "setsid", "sh", "sha256sum", "sleep", "switch_root", "sync"),
     *("timeout", "tr", "udhcpc", "umount", "wget"),
 )
 
