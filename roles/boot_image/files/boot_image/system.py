@@ -15,8 +15,8 @@ from boot_image.tree import Tree
 # What the scripts and a person at the shell need before `busybox --install` has run.
 APPLETS = (
     *("acpid", "awk", "cat", "chmod", "cp", "cut", "dd", "echo", "grep", "head", "hostname", "ifconfig", "insmod"),
-    *("ip", "mkdir", "mount", "readlink", "route", "sed", "setsid", "sh", "sha256sum", "sleep", "switch_root", "sync"),
-    *("timeout", "tr", "udhcpc", "umount", "wget"),
+    *("ip", "mkdir", "mount", "poweroff", "readlink", "reboot", "route", "sed", "setsid", "sh", "sha256sum", "sleep"),
+    *("switch_root", "sync", "timeout", "tr", "udhcpc", "umount", "wget"),
 )
 
 # By the stage that loads them; the last two may also be loaded by a root that came from the disk.
@@ -39,9 +39,12 @@ echo "$ip" >/run/address
 echo "$hostname" >/run/hostname
 """
 
-PROFILE = "PS1='labyard# '\nexport PS1\n[ -e /bin/vi ] || busybox --install -s /bin\n"
-# For the button and for people. There is no init that busybox's own `poweroff` and `reboot` could ask.
-END = "#!/bin/sh\nsync\nmount -o remount,ro / 2>/dev/null\nexec busybox {} -f\n"
+PROFILE = """PS1='labyard# '
+export PS1
+alias poweroff=/etc/acpi/PWRF/00000080 reboot=/etc/reboot
+[ -e /bin/vi ] || busybox --install -s /bin
+"""
+END = "#!/bin/sh\nsync\nmount -o remount,ro / 2>/dev/null\nexec {} -f\n"
 
 
 def libraries(program: Path, roots: Sequence[Path]) -> dict[str, Path]:
@@ -72,9 +75,8 @@ def userland(options: Options) -> Tree:
     tree.file("sbin/init", read(options.scripts / "userland"), 0o755)
     tree.file("lib/labyard.sh", read(options.scripts / "labyard.sh"))
     tree.file("etc/profile", PROFILE.encode())
-    for command in ("poweroff", "reboot"):
-        tree.file(f"bin/{command}", END.format(command).encode(), 0o755)
-    tree.link("etc/acpi/PWRF/00000080", "/bin/poweroff")
+    tree.file("etc/acpi/PWRF/00000080", END.format("poweroff").encode(), 0o755)
+    tree.file("etc/reboot", END.format("reboot").encode(), 0o755)
     return tree
 
 
