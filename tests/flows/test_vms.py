@@ -310,25 +310,26 @@ def answers(plain: str) -> dict[str, tuple[str, str | None]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def talk(manager: Manager, fleet: Fleet) -> str:
+    """The talker's console, over two boots."""
+    manager.api.restart(fleet.names["talker"])
+    manager.wait_for(fleet.names["talker"], "LABYARD user_data=", 2)
+    return manager.wait_for(fleet.names["talker"], "labyard# ", 2)
+
+
 class TestConsole:
-    @pytest.fixture(scope="class")
-    def log(self, manager: Manager, fleet: Fleet) -> str:
-        """The talker's, over two boots."""
-        manager.api.restart(fleet.names["talker"])
-        manager.wait_for(fleet.names["talker"], "LABYARD user_data=", 2)
-        return manager.wait_for(fleet.names["talker"], "labyard# ", 2)
+    def test_two_boots_are_kept(self, talk: str) -> None:
+        assert talk.count("LABYARD userland=up") == 2
 
-    def test_two_boots_are_kept(self, log: str) -> None:
-        assert log.count("LABYARD userland=up") == 2
-
-    def test_all_that_was_said_is_there(self, log: str) -> None:
+    def test_all_that_was_said_is_there(self, talk: str) -> None:
         said = "".join(f"{number}\r\n" for number in SPOKEN)
-        assert len(said) > 200 * 1024 and log.count(said) == 2
-        assert "\0" not in log
+        assert len(said) > 200 * 1024 and talk.count(said) == 2
+        assert "\0" not in talk
 
-    def test_without_a_range_it_is_the_last_50_kib(self, manager: Manager, fleet: Fleet, log: str) -> None:
+    def test_without_a_range_it_is_the_last_50_kib(self, manager: Manager, fleet: Fleet, talk: str) -> None:
         shown = manager.api.console(fleet.names["talker"])
-        whole = log.encode()
+        whole = talk.encode()
         assert shown["console"].encode() == whole[-TAIL_BYTES:]
         assert (shown["file_size"], shown["next_offset"]) == (len(whole), len(whole))
         nothing = manager.api.console(fleet.names["talker"], len(whole), PIECE_BYTES)
