@@ -1,8 +1,12 @@
 # Part of the role boot_image
-# What both stages of the Labyard boot image share (busybox ash). File descriptor 3 is the first serial port.
+# What both stages of the Labyard boot image share (busybox ash). File descriptor 3 is the first serial port, 4 the display
+# or nothing.
 # shellcheck shell=dash
 
-say() { echo "LABYARD $*" >&3; }
+say() {
+    echo "LABYARD $*" >&3
+    echo "LABYARD $*" >&4
+}
 
 # First line of a file, empty when there is no such file.
 value() {

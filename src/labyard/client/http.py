@@ -29,7 +29,10 @@ class Http:
         self.url = url.rstrip("/")
         self._service = service
         self._hints = hints
-        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(timeout, connect=5), verify=_tls())
+        # Shorter than a service keeps an idle connection (5 s): the next request would fail on one that it just closed.
+        limits = httpx.Limits(keepalive_expiry=2)
+        wait = httpx.Timeout(timeout, connect=5)
+        self._http = httpx.Client(base_url=self.url, timeout=wait, limits=limits, verify=_tls())
 
     def close(self) -> None:
         self._http.close()
@@ -47,10 +50,13 @@ class Http:
             raise self.unreachable(error) from error
 
     def body(self, answer: httpx.Response, *, also: int = 0) -> Any:
-        """What a good answer, or one of status `also`, carries; None when it is empty. ClientError for any other."""
+        """What a good answer, or one of status `also`, carries: JSON, or a picture's bytes; None when it is empty.
+        ClientError for any other."""
         good = answer.is_success or answer.status_code == also
         if good and not answer.content:
             return None
+        if good and answer.headers.get("Content-Type", "").startswith("image/"):
+            return answer.content
         try:
             body = answer.json()
         except ValueError:

@@ -9,7 +9,7 @@ import typer
 from labyard.client.commands import InventoryOption, JsonOption, PlainErrors, print_json, working
 from labyard.client.http import ClientError
 from labyard.lab import DEFAULT_INVENTORY
-from labyard.vms import cli_console, cli_disks, cli_metadata, cli_show, cli_templates, cli_vms
+from labyard.vms import cli_console, cli_disks, cli_metadata, cli_screenshot, cli_show, cli_templates, cli_vms
 from labyard.vms.cli_types import client
 from labyard.vms.cli_where import Where
 
@@ -41,6 +41,7 @@ app.command()(cli_vms.stop)
 app.command()(cli_vms.restart)
 app.command()(cli_vms.delete)
 app.command()(cli_console.console)
+app.command()(cli_screenshot.screenshot)
 app.add_typer(cli_disks.app, name="disks")
 app.add_typer(cli_metadata.app, name="metadata")
 

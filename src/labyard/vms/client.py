@@ -130,6 +130,10 @@ class Client:
             yield shown["console"]
             offset = shown["next_offset"]
 
+    def screenshot(self, name: str) -> bytes:
+        """What the screen of a running VM shows: a PNG."""
+        return self._of_vm(bytes, "GET", name, "/screenshot")
+
     def metadata(self, name: str) -> Metadata:
         return self._of_vm(Metadata, "GET", name, "/metadata")
 

@@ -346,6 +346,33 @@ def boot_orders(root: ET.Element) -> dict[str, str]:
     return {name: node.get("order") for name, node in found.items()}
 
 
+class TestScreen:
+    def test_it_shows_what_the_firmware_writes(self, host: Host, options: HypervisorOptions) -> None:
+        host.started("web-1")
+        picture = eventually(lambda: text_of(host.hypervisor.screenshot("web-1")))
+        assert picture.startswith((b"P6", b"\x89PNG"))
+        listening = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
+        assert f"pid={qemu_pid(options, 'web-1')}," not in listening
+        host.hypervisor.destroy("web-1")
+        with pytest.raises(AdapterError, match=r"virDomainScreenshot failed: .*not running"):
+            host.hypervisor.screenshot("web-1")
+
+    def test_a_machine_of_an_earlier_version_has_none(self, host: Host, raw: object) -> None:
+        host.hypervisor.define(host.spec("web-1"))
+        root = stored(raw, host.options, "web-1")
+        devices = root.find("devices")
+        devices.remove(devices.find("video"))
+        raw.defineXML(ET.tostring(root, encoding="unicode"))
+        host.hypervisor.start("web-1")
+        with pytest.raises(AdapterError, match="virDomainScreenshot failed: "):
+            host.hypervisor.screenshot("web-1")
+
+
+def text_of(picture: bytes) -> bytes:
+    """The picture once something is written on it: a black one has two values of bytes at most after its header."""
+    return picture if picture.startswith(b"\x89PNG") or len(set(picture[20:])) > 1 else b""
+
+
 class TestDisks:
     def test_three_disks_come_and_go_while_it_runs(self, host: Host, raw: object) -> None:
         host.started("web-1")
@@ -455,6 +482,43 @@ class TestNetwork:
                 use()
         assert foreign.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE) == before
         assert not foreign.isActive()
+
+    def test_a_network_of_an_earlier_version_is_renewed_when_no_machine_uses_it(
+        self,
+        host: Host,
+        network: LibvirtNetwork,
+        network_options: NetworkOptions,
+        raw: object,
+        options: HypervisorOptions,
+    ) -> None:
+        isolated = replace(network_options, mode="isolated")
+        LibvirtNetwork(host.connection, isolated).ensure()
+        there = raw.networkLookupByName(isolated.name)
+        routed = there.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)
+        assert f"dhcp-option=121,{isolated.metadata_ip}/32,{GATEWAY}" in routed
+        old = ET.fromstring(routed)
+        old.remove(next(node for node in old if node.tag.endswith("}options")))
+        old = ET.tostring(old, encoding="unicode")
+        there.destroy()
+        raw.networkDefineXML(old).create()
+
+        lan = Host(replace(host.options, network_mode="isolated"))
+        try:
+            lan.started("web-1")
+            LibvirtNetwork(host.connection, isolated).ensure()
+            assert "dhcp-option" not in there.XMLDesc()
+        finally:
+            lan.clear()
+        renewed = LibvirtNetwork(host.connection, isolated)
+        renewed.ensure()
+        assert there.isActive()
+        for flags in (0, libvirt.VIR_NETWORK_XML_INACTIVE):
+            assert "dhcp-option=121" in there.XMLDesc(flags)
+        # Only when the service starts: later a machine may be about to come up on it.
+        there.destroy()
+        raw.networkDefineXML(old)
+        renewed.ensure()
+        assert there.isActive() and "dhcp-option" not in there.XMLDesc()
 
     @pytest.mark.parametrize("mode", ["nat", "isolated"])
     def test_reservations(

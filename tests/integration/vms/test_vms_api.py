@@ -141,7 +141,7 @@ class TestVms:
         for method, path in (
             ("GET", ""), ("DELETE", ""), ("POST", "/actions/start"), ("POST", "/actions/stop"),
             ("POST", "/actions/restart"), ("GET", "/console"), ("GET", "/metadata"), ("DELETE", "/metadata"),
-            ("PUT", "/metadata"),
+            ("PUT", "/metadata"), ("GET", "/screenshot"),
         ):  # fmt: skip
             answer = dry.request(method, f"/vms/{vm_id}{path}", json={} if method == "PUT" else None)
             assert answer.status_code == 404, (method, path, answer.text)
@@ -278,6 +278,21 @@ class TestConsole:
         make_vm()
         manager.shared.files.console("web").mkdir()
         refused(dry.get(self.PATH), 500, "Failed to read console: Is a directory")
+
+
+class TestScreenshot:
+    PATH = "/vms/web/screenshot"
+
+    def test_dry_run_has_no_screen(self, dry: TestClient, make_vm: Callable[..., str]) -> None:
+        make_vm("web")
+        refused(dry.get(self.PATH), 400, "VM is not running (current state: stopped)")
+        dry.post("/vms/web/actions/start")
+        why = "screenshot failed: a machine of a dry run has no screen"
+        refused(dry.get(self.PATH), 400, f"Failed to take a screenshot: {why}")
+
+    def test_it_is_documented_as_a_picture(self, dry: TestClient) -> None:
+        route = dry.get("/openapi.json").json()["paths"]["/vms/{vm_id}/screenshot"]["get"]
+        assert list(route["responses"]["200"]["content"]) == ["image/png"]
 
 
 class TestMetadata:
@@ -533,7 +548,8 @@ class TestService:
             ("delete", "/templates/{name}"),
             ("post", "/vms"), ("get", "/vms"), ("get", "/vms/{id}"), ("delete", "/vms/{id}"),
             ("post", "/vms/{id}/actions/start"), ("post", "/vms/{id}/actions/stop"),
-            ("post", "/vms/{id}/actions/restart"), ("get", "/vms/{id}/console"), ("put", "/vms/{id}/metadata"),
+            ("post", "/vms/{id}/actions/restart"), ("get", "/vms/{id}/console"),
+            ("get", "/vms/{id}/screenshot"), ("put", "/vms/{id}/metadata"),
             ("get", "/vms/{id}/metadata"), ("delete", "/vms/{id}/metadata"), ("post", "/disks"), ("get", "/disks"),
             ("get", "/disks/{id}"), ("delete", "/disks/{id}"), ("post", "/disks/{id}/attach"),
             ("post", "/disks/{id}/detach"), ("get", "/health"), ("get", "/observer/status"),

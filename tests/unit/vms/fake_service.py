@@ -40,6 +40,7 @@ class Service:
         self.disks: dict[str, dict[str, Any]] = {}
         self.metadata: dict[str, dict[str, Any]] = {}
         self.consoles: dict[str, bytes] = {}
+        self.screens: dict[str, bytes] = {}  # PNG
         self.issues: list[dict[str, str]] = []
         self.observer_error: str | None = None
         self.checks = {"database": "ok", "storage": "ok", "qemu": "available", "observer": "running", "libvirt": "ok"}
@@ -159,6 +160,12 @@ class Service:
         after = min(len(content), begin + int(limit))
         return answer | {"console": text, "size": len(text), "file_size": len(content), "next_offset": after}
 
+    def screenshot(self, vm_id: str) -> Any:
+        state = self.get_vm(vm_id)["state"]
+        if state != "running":
+            raise Refusal(400, f"VM is not running (current state: {state})")
+        return self.screens[vm_id]
+
     def get_metadata(self, vm_id: str) -> Any:
         self.get_vm(vm_id)
         names = ("hostname", "user_data", "ssh_keys", "created_at", "updated_at")
@@ -269,6 +276,7 @@ ROUTES: list[tuple[str, str, str]] = [
     ("POST", "/vms/{}/actions/stop", "stop"),
     ("POST", "/vms/{}/actions/restart", "restart"),
     ("GET", "/vms/{}/console", "console"),
+    ("GET", "/vms/{}/screenshot", "screenshot"),
     ("GET", "/vms/{}/metadata", "get_metadata"),
     ("PUT", "/vms/{}/metadata", "put_metadata"),
     ("DELETE", "/vms/{}/metadata", "delete_metadata"),
@@ -325,9 +333,10 @@ class FakeServer:
                 except CutOff:
                     return
                 status, content = found if isinstance(found, tuple) else (200, found)
-                data = b"" if status == 204 else json.dumps(content).encode()
+                picture = isinstance(content, bytes)
+                data = content if picture else b"" if status == 204 else json.dumps(content).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", "image/png" if picture else "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

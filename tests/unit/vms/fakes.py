@@ -48,6 +48,7 @@ class FakeHypervisor(Faulty):
         self.against = ""  # what is the matter with machines
         self.stray: list[StrayProcess] = []
         self.boots: list[str] = []
+        self.picture = b"P6 2 1 255\n" + bytes([255, 0, 0, 0, 0, 255])  # a red pixel and a blue one, as PPM
         self._on_event: Callable[[DomainEvent], None] = lambda event: None
         self.reconnected: Callable[[], None] = lambda: None
 
@@ -125,6 +126,10 @@ class FakeHypervisor(Faulty):
             domain.transient = True
         elif domain is not None:
             del self.all[vm_id]
+
+    def screenshot(self, vm_id: str) -> bytes:
+        self._verb("screenshot")
+        return self.picture
 
     def attach(self, vm_id: str, disk_id: str, path: Path) -> str:
         self._verb("attach")

@@ -26,7 +26,7 @@ HOST = domain_xml.DomainHost("labyard-", "qemu", "maximum", "nat", "labyard-vman
 DISK = DataDisk(
     "0af44b50-7850-4321-bc30-57ce3da26a15", Path("/srv/vman/disks/0af44b50-7850-4321-bc30-57ce3da26a15.qcow2"), "sdq"
 )
-# Section 5.2 of the contract, with values in the place of its dots.
+# Section 5.2 of the contract, with values in the place of its dots, and a screen (ours).
 SHAPE = f"""
 <domain type='qemu'><name>labyard-web-1</name><uuid>{SPEC.uuid}</uuid>
   <metadata><labyard:vm xmlns:labyard='urn:labyard:vms:1' id='web-1' config='{domain_xml.config_hash(SPEC, HOST)}'/></metadata>
@@ -40,6 +40,7 @@ SHAPE = f"""
     <interface type='network'><mac address='52:54:00:00:00:01'/><source network='labyard-vman'/><model type='virtio'/><boot order='2'/>
       <filterref filter='clean-traffic'><parameter name='CTRL_IP_LEARNING' value='dhcp'/><parameter name='DHCPSERVER' value='192.168.100.1'/></filterref></interface>
     <serial type='pty'><target port='0'/><log file='{VM}/console.txt' append='on'/></serial>
+    <video><model type='vga'/></video>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
   </devices></domain>
 """  # noqa: E501

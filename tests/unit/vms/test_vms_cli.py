@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
 from labyard.cli import app
@@ -20,6 +22,7 @@ from labyard.client import commands
 from labyard.client.http import ClientError
 from labyard.vms import client as vms_client
 from labyard.vms.cli_console import Plain
+from labyard.vms.cli_screenshot import drawn
 from labyard.vms.cli_where import Where
 from labyard.vms.client import Client
 
@@ -223,6 +226,32 @@ def test_console_is_printed_plain(run: Run, web: str, service: Service) -> None:
     assert parsed(run("console", web, "--json"))["file_size"] == len(service.consoles[web])
     run("console", web, "--follow", "--json", expect=2)
     assert "there is no VM 'nobody'" in run("console", "nobody", "--follow", expect=1).stderr
+
+
+def test_screenshot_is_written_to_a_file(run: Run, web: str, service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "web.png"
+    assert "not running" in run("screenshot", web, "-o", str(file), expect=1).stderr
+    assert "there is no VM 'nobody'" in run("screenshot", "nobody", "-o", str(file), expect=1).stderr
+    assert not file.exists()
+    run("start", web)
+    service.screens[web] = b"\x89PNG picture"
+    assert "has the screen of web-1" in run("screenshot", web, "-o", str(file)).stdout
+    assert file.read_bytes() == b"\x89PNG picture"
+    assert "cannot be written: " in run("screenshot", web, "-o", str(tmp_path / "no" / "web.png"), expect=1).stderr
+    assert "needs a terminal" in run("screenshot", web, expect=2).stderr
+
+
+def test_screenshot_is_drawn_two_pixels_in_a_character() -> None:
+    picture = Image.new("RGB", (4, 4), "black")
+    picture.paste("white", (0, 0, 2, 2))  # the upper left quarter
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    whole = drawn(written.getvalue(), 80)
+    assert whole.plain == "▀▀▀▀\n▀▀▀▀"
+    small = drawn(written.getvalue(), 2)
+    assert small.plain == "▀▀"
+    colours = [(span.style.color.name, span.style.bgcolor.name) for span in small.spans]
+    assert colours == [("#ffffff", "#000000"), ("#000000", "#000000")]
 
 
 def test_console_is_followed_by_offset_over_a_rotation(

@@ -14,9 +14,9 @@ from boot_image.tree import Tree
 
 # What the scripts and a person at the shell need before `busybox --install` has run.
 APPLETS = (
-    *("acpid", "awk", "cat", "cut", "dd", "echo", "grep", "head", "hostname", "ifconfig", "insmod", "mkdir", "mount"),
-    *("poweroff", "readlink", "route", "sed", "setsid", "sh", "sha256sum", "sleep", "switch_root", "sync", "timeout"),
-    *("tr", "udhcpc", "umount", "wget"),
+    *("acpid", "awk", "cat", "chmod", "cp", "cut", "dd", "echo", "grep", "head", "hostname", "ifconfig", "insmod"),
+    *("ip", "mkdir", "mount", "poweroff", "readlink", "reboot", "route", "sed", "setsid", "sh", "sha256sum", "sleep"),
+    *("switch_root", "sync", "timeout", "tr", "udhcpc", "umount", "wget"),
 )
 
 # By the stage that loads them; the last two may also be loaded by a root that came from the disk.
@@ -31,13 +31,20 @@ ROOT_STAGES = ("seed", "idle")
 UDHCPC = """#!/bin/sh
 [ "$1" = bound ] || exit 0
 ifconfig "$interface" "$ip" netmask "${subnet:-255.255.255.0}"
-for gateway in $router; do route add default gw "$gateway"; break; done
+set -- $staticroutes
+# RFC 3442: with these, the router does not count.
+[ $# = 0 ] && for gateway in $router; do route add default gw "$gateway"; break; done
+while [ $# -ge 2 ]; do ip route add "$1" via "$2" dev "$interface"; shift 2; done
 echo "$ip" >/run/address
 echo "$hostname" >/run/hostname
 """
 
-PROFILE = "PS1='labyard# '\nexport PS1\n[ -e /bin/vi ] || busybox --install -s /bin\n"
-POWER_OFF = "#!/bin/sh\nsync\nmount -o remount,ro / 2>/dev/null\nexec poweroff -f\n"
+PROFILE = """PS1='labyard# '
+export PS1
+alias poweroff=/etc/acpi/PWRF/00000080 reboot=/etc/reboot
+[ -e /bin/vi ] || busybox --install -s /bin
+"""
+END = "#!/bin/sh\nsync\nmount -o remount,ro / 2>/dev/null\nexec {} -f\n"
 
 
 def libraries(program: Path, roots: Sequence[Path]) -> dict[str, Path]:
@@ -68,7 +75,8 @@ def userland(options: Options) -> Tree:
     tree.file("sbin/init", read(options.scripts / "userland"), 0o755)
     tree.file("lib/labyard.sh", read(options.scripts / "labyard.sh"))
     tree.file("etc/profile", PROFILE.encode())
-    tree.file("etc/acpi/PWRF/00000080", POWER_OFF.encode(), 0o755)
+    tree.file("etc/acpi/PWRF/00000080", END.format("poweroff").encode(), 0o755)
+    tree.file("etc/reboot", END.format("reboot").encode(), 0o755)
     return tree
 
 

@@ -121,6 +121,8 @@ def _domain(spec: DomainSpec, host: DomainHost) -> ET.Element:
     serial = _child(devices, "serial", type="pty")
     _child(serial, "target", port="0")
     _child(serial, "log", file=str(spec.console), append="on")
+    # For screenshots. There is no graphics server: nobody can look at it over a network.
+    _child(_child(devices, "video"), "model", type="vga")
     _child(_child(devices, "rng", model="virtio"), "backend", text="/dev/urandom", model="random")
     return domain
 

@@ -84,6 +84,9 @@ class DryHypervisor:
 
     def undefine(self, vm_id: str) -> None: ...
 
+    def screenshot(self, vm_id: str) -> bytes:
+        raise AdapterError("screenshot failed: a machine of a dry run has no screen")
+
     def attach(self, vm_id: str, disk_id: str, path: Path) -> str:
         taken = set(self.disks(vm_id).values())
         free = next((target for target in TARGETS if target not in taken), None)

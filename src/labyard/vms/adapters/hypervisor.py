@@ -115,6 +115,9 @@ class Hypervisor(Protocol):
     def undefine(self, vm_id: str) -> None:
         """Remove the definition with NVRAM, managed save, snapshots and checkpoints. Absent is fine."""
 
+    def screenshot(self, vm_id: str) -> bytes:
+        """What the screen of a running machine shows, as a picture in a format of the hypervisor's choice."""
+
     def attach(self, vm_id: str, disk_id: str, path: Path) -> str:
         """Plug a data disk into a running domain and its definition. Returns the target. Leaves nothing on failure."""
 

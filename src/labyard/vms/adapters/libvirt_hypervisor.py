@@ -24,6 +24,7 @@ from labyard.vms.adapters.libvirt_disks import LibvirtDisks
 from labyard.vms.adapters.libvirt_domain import definition, disks_of, is_active, trouble
 from labyard.vms.adapters.libvirt_events import Story
 from labyard.vms.adapters.libvirt_network import has_mac_filter
+from labyard.vms.adapters.libvirt_screen import screen_of
 
 MEMINFO = Path("/proc/meminfo")
 RECHECK_SECONDS = 0.5  # a look at libvirt itself, should an event have been lost
@@ -155,6 +156,9 @@ class LibvirtHypervisor:
         if domain is not None:
             with asked("virDomainUndefine"):
                 domain.undefineFlags(_UNDEFINE)
+
+    def screenshot(self, vm_id: str) -> bytes:
+        return screen_of(self._connection.get(), self._get(vm_id))
 
     def attach(self, vm_id: str, disk_id: str, path: Path) -> str:
         return self._disks.attach(self._get(vm_id), disk_id, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from labyard.core.adapter import AdapterError
 from labyard.vms.adapters.libvirt_connection import LibvirtConnection, asked
 from labyard.vms.adapters.network import Lease
 
-RELEASE_SECONDS = 3.0
+RELEASE_SECONDS = 10.0  # on a busy host it takes some
 _RESEND_SECONDS = 0.5
 _POLL_SECONDS = 0.02
 _TOOL_SECONDS = 10
@@ -27,6 +28,11 @@ _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # No machine's. Without any reservation libvirt runs dnsmasq without DHCP: it would restart it for the first and after
 # the last one, and the lease of that one could not be released.
 _NOBODY = "02:00:00:00:00:00"
+_DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
+_OPTION = f"{{{_DNSMASQ}}}option"
+ET.register_namespace("dnsmasq", _DNSMASQ)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class LibvirtNetwork:
         self._options = options
         self._exists = options.mode in ("nat", "isolated")
         self._making = threading.Lock()  # machines that start together find the network gone together
+        self._renewable = True  # until the first look, when the service starts: nobody else uses the network then
         connection.on_connect(self._look_for_filter)
 
     def ensure(self) -> None:
@@ -179,9 +186,31 @@ class LibvirtNetwork:
             there = _shape(_read(network, stored))
             if there != wanted:
                 raise AdapterError(f"network {self._options.name} is foreign: it has {there}, ours would have {wanted}")
+        if self._renewable:
+            self._renewable = False
+            self._renew(network)
         with asked("virNetworkCreate"):
             if not network.isActive():
                 network.create()
+
+    def _renew(self, network: libvirt.virNetwork) -> None:
+        """Give a network that an earlier version of ours made the DHCP options of this one; not while it is in use."""
+        wanted = _dhcp_options(ET.fromstring(self._xml()))
+        if all(_dhcp_options(_read(network, stored)) == wanted for stored in (True, False)):
+            return
+        if _NOBODY not in (host.mac for host in _hosts(network, stored=True)):
+            return  # not made by us, and fit for use: it is left as it is
+        with asked("virNetworkListAllPorts"):
+            used = network.isActive() and network.listAllPorts()
+        if used:
+            way_out = "restart the service when no machine runs"
+            _log.warning("network %s has DHCP options of an earlier version: %s", self._options.name, way_out)
+            return
+        with asked("virNetworkDefineXML"):
+            self._connection.get().networkDefineXML(self._xml(network.UUIDString()))
+        with asked("virNetworkDestroy"):
+            if network.isActive():
+                network.destroy()
 
     def _running(self) -> libvirt.virNetwork:
         """The network as `ensure` leaves it, made sure of again: another may have stopped or replaced it."""
@@ -191,10 +220,13 @@ class LibvirtNetwork:
             raise AdapterError(f"virNetworkLookupByName failed: no network {self._options.name}")
         return network
 
-    def _xml(self) -> str:
+    def _xml(self, uuid: str = "") -> str:
+        """The definition; with the `uuid` of a network that is there, its new one."""
         options = self._options
         network = ET.Element("network")
         ET.SubElement(network, "name").text = options.name
+        if uuid:
+            ET.SubElement(network, "uuid").text = uuid
         if options.mode == "nat":
             ET.SubElement(network, "forward", mode="nat")
         ET.SubElement(network, "bridge", name=options.bridge, stp="off", delay="0")
@@ -207,6 +239,10 @@ class LibvirtNetwork:
         ET.SubElement(ET.SubElement(address, "dhcp"), "host", mac=_NOBODY, ip=gateway)
         if options.metadata_ip:
             ET.SubElement(network, "ip", address=options.metadata_ip, prefix="32")
+            if options.mode == "isolated":
+                # There is no default route to find that address by. 121 is RFC 3442's list of routes.
+                route = f"dhcp-option=121,{options.metadata_ip}/32,{gateway}"
+                ET.SubElement(ET.SubElement(network, f"{{{_DNSMASQ}}}options"), _OPTION, value=route)
         return ET.tostring(network, encoding="unicode")
 
 
@@ -271,6 +307,10 @@ def _shape(network: ET.Element) -> _Shape:
         dns=tuple(node.get("addr", "") for node in network.iterfind("dns/forwarder")),
         dynamic=network.find("ip/dhcp/range") is not None,
     )
+
+
+def _dhcp_options(network: ET.Element) -> list[str]:
+    return [node.get("value", "") for node in network.iter(_OPTION)]
 
 
 def _prefix(node: ET.Element) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from labyard.vms.api.deps import Service
 from labyard.vms.schemas import ConsoleAnswer, MetadataAnswer, MetadataUpdate, VmAnswer, VmCreate, VmStateFilter
@@ -77,6 +77,16 @@ def console(
         message=None if piece else NO_CONSOLE,
         next_offset=piece.next_offset if piece else 0,
     )
+
+
+class Png(Response):
+    media_type = "image/png"
+
+
+@router.get("/{vm_id}/screenshot", response_class=Png)
+def screenshot(vm_id: str, service: Service) -> Response:
+    """What the screen of a running machine shows, as a PNG. There is none in dry run."""
+    return Png(service.screens.png(vm_id))
 
 
 @router.put("/{vm_id}/metadata")

@@ -23,6 +23,7 @@ from labyard.vms.service.locks import KeyLocks
 from labyard.vms.service.metadata import Metadata
 from labyard.vms.service.network import Network
 from labyard.vms.service.power import Power
+from labyard.vms.service.screens import Screens
 from labyard.vms.service.shared import Shared
 from labyard.vms.service.templates import Templates
 from labyard.vms.service.vms import Vms
@@ -62,6 +63,7 @@ class VmManager:
         self.disks = Disks(shared)
         self.metadata = Metadata(self.database)
         self.consoles = Consoles(self.database, shared.files)
+        self.screens = Screens(shared)
         self.network = Network(shared)
         self.watch = Watch(shared, power)
         self.observer = Observer(Looker(shared).look, settings.observer_interval)

@@ -135,12 +135,9 @@ def have_dependencies(
     fresh.run(trouble, *install, "--requirement", venv.write("locked.txt", requirements))
     shutil.rmtree(cache, ignore_errors=True)
     fresh.stamp("requirements", stamp)
-    old = f"{venv.path}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if os.path.exists(venv.path):
-        os.rename(venv.path, old)
+    # Not moved aside: overlayfs cannot rename a folder of the image that a container was made from.
+    shutil.rmtree(venv.path, ignore_errors=True)
     os.rename(fresh.path, venv.path)
-    shutil.rmtree(old, ignore_errors=True)
     # Only now, since compiled files hold their paths. It makes the service start in a third of the time.
     venv.run(
         "the packages could not be compiled",
