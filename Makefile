@@ -46,8 +46,8 @@ molecule: bootstrap ## one role by itself: make molecule ROLE=dhcp
 test: bootstrap ## all of it: lint, unit, integration, the lab, Molecule for every role, testinfra, flows, faults
 	@scripts/test
 
-bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json
-	@python -m labyard.bench
+bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json; one family: make bench ONLY=vms
+	@python -m labyard.bench --inventory $(INVENTORY) --only '$(ONLY)'
 
 destroy: bootstrap ## take the lab away: containers, networks, route; images stay
 	@$(PLAYBOOK) playbooks/destroy.yml
