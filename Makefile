@@ -31,13 +31,13 @@ doctor: bootstrap ## what this machine can do, found out by doing it
 	@labyard doctor --inventory $(INVENTORY)
 
 lint: bootstrap ## ruff, mypy, yamllint, ansible-lint
-	@scripts/lint
+	@scripts/lint $(LINT)
 
 unit: bootstrap ## unit tests: no daemon needed
 	@pytest -q -n 2 tests/unit
 
-test-fast: bootstrap ## lint and unit tests, side by side
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint unit
+test-fast: bootstrap ## lint and unit tests, side by side; ansible-lint reads only what changed since it last passed
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync LINT=--changed lint unit
 
 molecule: bootstrap ## one role by itself: make molecule ROLE=dhcp
 	@test -n "$(ROLE)" || { echo "say which role: make molecule ROLE=dhcp"; ls molecule | grep -v shared; exit 2; }
@@ -49,8 +49,8 @@ test: bootstrap ## all of it: lint, unit, integration, the lab, Molecule for eve
 vms-integration: bootstrap ## the VM manager's tests with real machines, inside the lab's first VM host
 	@$(PLAYBOOK) playbooks/vms_integration.yml
 
-bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json
-	@python -m labyard.bench
+bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json; one family: make bench ONLY=vms
+	@python -m labyard.bench --inventory $(INVENTORY) --only '$(ONLY)'
 
 destroy: bootstrap ## take the lab away: containers, networks, route; images stay
 	@$(PLAYBOOK) playbooks/destroy.yml

@@ -16,6 +16,8 @@ import pytest
 from labyard.lab import LabHost
 from labyard.testing.plugin import load_lab
 
+NOBODY = None  # in place of a host: the role is nobody's in this lab
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each check on every host that the role named by its file applies to."""
@@ -24,15 +26,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         hosts = [host for host in load_lab(metafunc.config).hosts() if role in host.roles]
         # In a scenario the role under test is the subject's; the probe has clients of its own.
         hosts = [host for host in hosts if host.name == "subject"] or hosts
-        metafunc.parametrize("host", hosts, ids=lambda host: host.name)
+        metafunc.parametrize("host", hosts or [NOBODY], ids=lambda host: host.name if host else "no host")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the checks of a removed role out, unless they are asked for by name."""
-    if not any("TestRemoved" in argument for argument in config.args):
-        kept = [item for item in items if not item.nodeid.split("::")[1].startswith("TestRemoved")]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+    """Leave out the checks of a role that no host of this lab has, and those of a removed role unless asked for by
+    name."""
+    removed = any("TestRemoved" in argument for argument in config.args)
+    kept = [item for item in items if _has_host(item) and (removed or not _is_of_removed(item))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def _has_host(item: pytest.Item) -> bool:
+    chosen = item.callspec.params if hasattr(item, "callspec") else {}
+    return chosen.get("host", item) is not NOBODY
+
+
+def _is_of_removed(item: pytest.Item) -> bool:
+    return item.nodeid.split("::")[1].startswith("TestRemoved")
 
 
 def assert_runs(host: LabHost, unit: str) -> None:

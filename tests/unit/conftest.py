@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-MODULES = Path(__file__).parents[2] / "collections/ansible_collections/labyard/lab/plugins/modules"
+COLLECTIONS = Path(__file__).parents[2] / "collections"
+MODULES = COLLECTIONS / "ansible_collections/labyard/lab/plugins/modules"
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +24,11 @@ def load_module() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules find the collection's module_utils, loaded anew."""
+    monkeypatch.syspath_prepend(str(COLLECTIONS))
+    for name in [name for name in sys.modules if name.startswith("ansible_collections.labyard")]:
+        monkeypatch.delitem(sys.modules, name)

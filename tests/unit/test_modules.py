@@ -105,7 +105,7 @@ def test_bake_tag_follows_the_install_step_only(load_module: Any, tmp_path: Path
         tag(str(tmp_path), "base", ["nothing"])
 
 
-def test_domain_mark_keeps_the_uuid_of_the_domain_it_changes(load_module: Any) -> None:
+def test_domain_mark_keeps_the_uuid_of_the_domain_it_changes(collection: None, load_module: Any) -> None:
     mark = load_module("libvirt_domains").mark
     xml, digest = mark("<domain><name>m1</name></domain>", "set", None)
     assert "<uuid>" not in xml and digest in xml and 'name="set"' in xml

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,7 +242,7 @@ class FakeNetwork(FakeDomain):
 
 
 @pytest.fixture
-def purge(load_module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def purge(collection: None, load_module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs libvirt_purge for the prefix `labyard-` and a network, and returns what it says it removed."""
     module = load_module("libvirt_purge")
 
@@ -254,7 +255,8 @@ def purge(load_module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             registerErrorHandler=lambda *_: None,
             open=lambda _: connection,
         )
-        monkeypatch.setattr(module, "libvirt", libvirt)
+        for where in (module, sys.modules[module.connected.__module__]):
+            monkeypatch.setattr(where, "libvirt", libvirt)
         params = {"domain_prefix": "labyard-", "network": "labyard-vman", "bridge": "br-vman", "uri": "test:///"}
         monkeypatch.setattr(module, "AnsibleModule", fake_module(params, check_mode))
         with pytest.raises(Exit) as ended:
@@ -289,6 +291,18 @@ def test_libvirt_purge_leaves_a_network_of_somebody_else_with_that_name(purge: A
     network = FakeNetwork("labyard-vman", "virbr7")
     assert purge([], [network]) == []
     assert network.is_there
+
+
+@pytest.mark.parametrize("name", ["libvirt_domains", "libvirt_pool", "libvirt_purge"])
+def test_without_libvirt_the_way_out_is_told(
+    collection: None, load_module: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    module = load_module(name)
+    monkeypatch.setattr(sys.modules[module.connected.__module__], "libvirt", None)
+    params = dict.fromkeys(("uri", "domain_prefix", "network", "bridge", "set", "domains", "name", "path", "state"), "")
+    monkeypatch.setattr(module, "AnsibleModule", fake_module(params))
+    with pytest.raises(Exit, match="python3-libvirt is not installed on this host"):
+        module.main()
 
 
 def test_file_set_keeps_a_file_of_somebody_else(
@@ -343,7 +357,7 @@ def test_the_role_vms_hands_over_settings_and_the_services_defaults() -> None:
     assert VmsSettings(_env_file=None, **filled) == VmsSettings(_env_file=None, **on_purpose)
 
 
-def test_libvirt_purge_knows_the_services_mark(load_module: Any) -> None:
+def test_libvirt_purge_knows_the_services_mark(collection: None, load_module: Any) -> None:
     assert load_module("libvirt_purge").NAMESPACE == NAMESPACE
 
 

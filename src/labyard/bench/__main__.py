@@ -11,13 +11,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labyard.bench import boot, dhcp, iscsi, lab, molecule, netboot, report, tftp
+from labyard.bench import boot, dhcp, iscsi, lab, molecule, netboot, report, tftp, vms
 from labyard.bench.bench import Bench, Measure
 from labyard.bench.figure import TARGETS, Figure, Target, select
 from labyard.lab import DEFAULT_INVENTORY
 
 MEASURES: dict[str, Measure] = (
-    lab.MEASURES | molecule.MEASURES | boot.MEASURES | dhcp.MEASURES | tftp.MEASURES | iscsi.MEASURES | netboot.MEASURES
+    lab.MEASURES
+    | molecule.MEASURES
+    | boot.MEASURES
+    | dhcp.MEASURES
+    | tftp.MEASURES
+    | iscsi.MEASURES
+    | netboot.MEASURES
+    | vms.MEASURES
 )
 OUTPUT = Path("build/bench.json")
 

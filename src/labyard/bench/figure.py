@@ -55,6 +55,15 @@ TARGETS: tuple[Target, ...] = (
     Target("netboot.rss_mb", "MB", 200, "lower", "memory of the service in that state"),
     Target("netboot.cpu_pct", "%", 50, "lower", "processor use of the service in that state"),
     Target("netboot.orphans_after_kill", "", 0, "lower", "findings after `kill -9` in 50 starts, restart, repair"),
+    Target("vms.start_to_running_ms", "ms", 1500, "lower", "one VM started alone until its record says so, median"),
+    Target("vms.stop_graceful_ms", "ms", 3000, "lower", "a guest asked to power off until it has, median"),
+    Target("vms.hotplug_ms", "ms", 300, "lower", "a disk plugged into a running VM, median"),
+    Target("vms.unplug_ms", "ms", 500, "lower", "a disk taken out of a running VM, median"),
+    Target("vms.observer_check_ms", "ms", 500, "lower", "a look at 50 VMs and 200 disks, median"),
+    Target("vms.concurrent", "", 10, "higher", "VMs started at once that reach userland, nothing left after"),
+    Target("vms.concurrent_s", "s", 60, "lower", "their start to the last one's userland"),
+    Target("vms.suite_s", "s", 180, "lower", "the VM manager's tests with real machines"),
+    Target("vms.leaks", "", 0, "lower", "processes, taps, leases and files that those tests left"),
 )
 
 

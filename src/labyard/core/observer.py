@@ -75,7 +75,6 @@ class Observer:
         self._interval = interval
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self.last: Report | None = None
 
@@ -101,13 +100,8 @@ class Observer:
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
         self._thread.start()
 
-    def wake(self) -> None:
-        """Look soon instead of at the end of the interval."""
-        self._wake.set()
-
     def stop(self) -> None:
         self._stop.set()
-        self._wake.set()
         if self._thread:
             self._thread.join(timeout=10)
 
@@ -117,5 +111,4 @@ class Observer:
                 self.check(repair=True)
             except Exception:
                 log.exception("observer could not look")
-            self._wake.wait(self._interval)
-            self._wake.clear()
+            self._stop.wait(self._interval)

@@ -10,12 +10,12 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
 
 from labyard.client.http import ClientError
+from labyard.client.service import ServiceClient
 from labyard.netboot.answers import (
     Conversion,
     Event,
@@ -41,24 +41,15 @@ LIVE = ("starting", "active", "stopping")
 def _nothing(done: int) -> None: ...
 
 
-class Client:
+class Client(ServiceClient[Connection]):
     """`url` has no path, `timeout` is seconds for one answer, `cache` the folder that keeps the token; None for none.
 
     Every method raises ClientError.
     """
 
     def __init__(self, url: str, user: str, password: str, *, cache: Path | None = None, timeout: float = 60) -> None:
-        self._http = Connection(url, user, password, cache, timeout)
+        super().__init__(Connection(url, user, password, cache, timeout))
         self._call = self._http.call
-        self.url = self._http.url
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.close()
 
     def machines(self, search: str = "", status: str = "") -> list[Machine]:
         """All of them, newest first. `search` is a part of name, MAC, host name, location or asset tag."""

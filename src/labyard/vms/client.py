@@ -8,11 +8,11 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from labyard.client.http import ClientError, Http
+from labyard.client.service import ServiceClient
 from labyard.vms.answers import Check, Console, Disk, Health, Lease, Metadata, Network, Observer, Template, Vm
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ WAYS_OUT = {
 }
 
 
-class Client:
+class Client(ServiceClient[Http]):
     """`url` has no path, `token` is empty for a service that wants none, `timeout` is seconds for one answer: a stop
     waits for the guest, and for another operation on the same VM.
 
@@ -47,17 +47,8 @@ class Client:
     """
 
     def __init__(self, url: str, token: str = "", *, timeout: float = 180) -> None:
-        self._http = Http(url, "vms", timeout, HINTS)
+        super().__init__(Http(url, "vms", timeout, HINTS))
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.url = self._http.url
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.close()
 
     def templates(self) -> list[Template]:
         return self._call(list[Template], "GET", "/templates")

@@ -64,7 +64,7 @@ class TestObserver:
         assert report.failed == [(bad, "disk full")]
         assert len(report.findings) == 3
 
-    def test_looks_on_an_interval_and_at_once_when_woken(self) -> None:
+    def test_looks_on_an_interval(self) -> None:
         looks: list[float] = []
         observer = Observer(lambda: looks.append(time.monotonic()) or [], 0.05)
         observer.start()
@@ -74,12 +74,13 @@ class TestObserver:
         time.sleep(0.2)
         assert len(looks) == count
 
-        slow = Observer(lambda: looks.append(time.monotonic()) or [], 60)
-        slow.start()
-        wait_for(lambda: len(looks) == count + 1)
-        slow.wake()
-        wait_for(lambda: len(looks) == count + 2)
-        slow.stop()
+    def test_stops_without_waiting_for_the_interval(self) -> None:
+        looks: list[int] = []
+        observer = Observer(lambda: looks.append(1) or [], 3600)
+        observer.start()
+        wait_for(lambda: looks == [1])
+        observer.stop()
+        assert observer._thread is not None and not observer._thread.is_alive()
 
     def test_goes_on_after_a_look_that_failed(self) -> None:
         looks: list[int] = []

@@ -381,10 +381,7 @@ def test_token_is_kept_for_the_next_command_only_with_the_same_password(live: An
         assert third.machines() == []
 
 
-def test_modules_name_the_same_token_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "collections"))
-    for name in [name for name in sys.modules if name.startswith("ansible_collections.labyard")]:
-        monkeypatch.delitem(sys.modules, name)
+def test_modules_name_the_same_token_file(collection: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     modules = importlib.import_module("ansible_collections.labyard.lab.plugins.module_utils.netboot_api")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     given = ("http://boot.example:8000", "admin", "a password")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,13 @@ from labyard.netboot.adapters.fake import Fault
 
 MAC = "52:54:00:00:00:01"
 DISK = b"\0" * 510 + b"\x55\xaa"  # a disk with a boot sector
-COLLECTIONS = Path(__file__).parents[3] / "collections"
 
 Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def run(
-    live: Any, load_module: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
+def run(live: Any, collection: None, load_module: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run a module as Ansible does: arguments in, one JSON object out."""
-    monkeypatch.syspath_prepend(str(COLLECTIONS))
-    for name in [name for name in sys.modules if name.startswith("ansible_collections.labyard")]:
-        monkeypatch.delitem(sys.modules, name)
 
     def call(module: str, /, *, check: bool = False, **given: Any) -> dict[str, Any]:
         arguments = {"url": live.url, "password": live.password} | given

@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 from labyard.core.adapter import AdapterError
 from labyard.core.errors import ServiceError
 from labyard.vms.adapters.hypervisor import EventKind
+from labyard.vms.models import Vm
 from labyard.vms.schemas import MetadataUpdate, TemplateCreate, VmCreate
 from labyard.vms.service.desk import Listening
 from labyard.vms.service.locks import KeyLocks
@@ -20,7 +21,7 @@ from .fakes import BOOM
 START_FAULTS = [
     ("images", "create_root"), ("hypervisor", "limits"), ("hypervisor", "define"), ("seeds", "write"),
     ("network", "ensure"), ("network", "leases"), ("network", "reserve"), ("hypervisor", "start"),
-    ("hypervisor", "after start"), ("hypervisor", "macs"),
+    ("hypervisor", "after start"),
 ]  # fmt: skip
 
 
@@ -70,6 +71,17 @@ class TestStart:
         lab.settled()
         row = lab.row()
         assert (row.state, row.state_reason, row.local_ip) == ("running", None, "192.168.100.2")
+
+    def test_all_domains_are_asked_for_a_new_mac_only(self, lab: Lab) -> None:
+        """The question waits for every machine that is being started or stopped."""
+        lab.make()
+        lab.hypervisor.faults["macs"] = BOOM
+        lab.manager.vms.start("web")
+        lab.manager.vms.stop("web", force=True)
+        with lab.manager.database.write() as session:
+            session.get_one(Vm, "web").mac = None
+        with pytest.raises(ServiceError, match="boom failed"):
+            lab.manager.vms.start("web")
 
     def test_when_not_even_the_undoing_works(self, lab: Lab) -> None:
         lab.make()

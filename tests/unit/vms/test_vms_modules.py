@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from ansible.module_utils.testing import patch_module_args
 
 from .fake_service import FakeServer, Service
 
-COLLECTIONS = Path(__file__).parents[3] / "collections"
 TOKEN = "a-token-of-the-lab"
 
 Run = Callable[..., dict[str, Any]]
@@ -29,15 +27,12 @@ def service(fake: FakeServer) -> Service:
 def run(
     fake: FakeServer,
     service: Service,
+    collection: None,
     load_module: Any,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Run:
     """Run a module as Ansible does: arguments in, one JSON object out. Check mode must only read."""
-    monkeypatch.syspath_prepend(str(COLLECTIONS))
-    for name in [name for name in sys.modules if name.startswith("ansible_collections.labyard")]:
-        monkeypatch.delitem(sys.modules, name)
 
     def call(module: str, /, *, check: bool = False, **given: Any) -> dict[str, Any]:
         arguments = {"url": fake.url, "token": TOKEN} | given

@@ -67,7 +67,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class StrayProcess:
-    """A live QEMU process of ours that no row speaks for (contract section 9.2), by the name the observer gives it."""
+    """A live QEMU process of ours that is no domain's and that no row speaks for (contract section 9.2), by the name
+    that the observer gives it."""
 
     resource_id: str
 
@@ -132,4 +133,4 @@ class Hypervisor(Protocol):
         """Why the domain cannot work, though it is active; empty when nothing is known against it."""
 
     def strays(self, known: frozenset[str]) -> list[StrayProcess]:
-        """Live QEMU processes of ours whose machine is not in `known` (ids with a row)."""
+        """Live QEMU processes of ours that are no domain's and whose machine is not in `known` (ids with a row)."""

@@ -18,6 +18,10 @@ KEEPALIVE_COUNT = 3  # missed answers before the connection counts as lost
 RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 20.0  # what QEMU answers at once takes seconds on a busy host
 
+# Held for calls that take long. While libvirt is busy with five calls of a client (max_client_requests) it has the rest
+# wait: nobody who only asks is to wait until ten machines have stopped.
+SLOW = threading.BoundedSemaphore(3)
+
 Event = tuple[int, Callable[..., None], object]  # libvirt's number of it, who is told, and what is handed over
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from labyard.vms.adapters.hypervisor import (
     Limits,
     StrayProcess,
 )
-from labyard.vms.adapters.libvirt_connection import LibvirtConnection, asked, asked_monitor
+from labyard.vms.adapters.libvirt_connection import SLOW, LibvirtConnection, asked, asked_monitor
 from labyard.vms.adapters.libvirt_disks import LibvirtDisks
 from labyard.vms.adapters.libvirt_domain import definition, disks_of, is_active, trouble
 from labyard.vms.adapters.libvirt_events import Story
@@ -119,7 +119,7 @@ class LibvirtHypervisor:
         self._define(domain_xml.build(spec, self._made_for))
 
     def start(self, vm_id: str) -> None:
-        with asked("virDomainCreate"):
+        with SLOW, asked("virDomainCreate"):
             # FORCE_BOOT: a start is a boot, never the return of a saved state whose disks have changed meanwhile.
             self._get(vm_id).createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
 
@@ -132,7 +132,7 @@ class LibvirtHypervisor:
         if domain is None or not is_active(domain):
             return
         try:
-            with asked("virDomainDestroy"):
+            with SLOW, asked("virDomainDestroy"):
                 domain.destroy()
         except AdapterError:
             if self.is_active(vm_id):
@@ -176,12 +176,11 @@ class LibvirtHypervisor:
         return "" if domain is None else trouble(domain)
 
     def strays(self, known: frozenset[str]) -> list[StrayProcess]:
-        """Active domains of ours and QEMU processes that libvirt does not own, in the scope of the search."""
+        """QEMU processes that libvirt does not own, in the scope of the search."""
         search = processes.Search(self._options.domain_prefix, self._options.storage_path, self._options.observer_scope)
-        found = {vm_id for vm_id, seen, _ in self._ours() if seen.active}
         with asked("virConnectListAllDomains"):
             active = self._connection.get().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        found |= processes.stray_ids(search, {domain.UUIDString() for domain in active})
+        found = processes.stray_ids(search, {domain.UUIDString() for domain in active})
         return [StrayProcess(resource_id) for resource_id in sorted(found - known)]
 
     @property
@@ -241,12 +240,12 @@ class LibvirtHypervisor:
         for domain in listed:
             try:
                 read = domain_xml.read(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-                seen = DomainSeen(read.vm_id, domain.UUIDString(), bool(domain.isActive()))
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     continue  # gone since the list was made
                 raise AdapterError(f"virDomainGetXMLDesc failed: {error}") from error
-            yield domain.name(), seen, read
+            # The list tells what runs: only what runs has a number.
+            yield domain.name(), DomainSeen(read.vm_id, domain.UUIDString(), domain.ID() != -1), read
 
     def _ours(self) -> Iterator[tuple[str, DomainSeen, domain_xml.DomainRead]]:
         """All domains of ours, with their VM ids."""

@@ -15,10 +15,10 @@ from ipaddress import IPv4Address, IPv4Network
 import libvirt
 
 from labyard.core.adapter import AdapterError
-from labyard.vms.adapters.libvirt_connection import LibvirtConnection, asked
+from labyard.vms.adapters.libvirt_connection import SLOW, LibvirtConnection, asked
 from labyard.vms.adapters.network import Lease
 
-RELEASE_SECONDS = 10.0  # on a busy host it takes some
+RELEASE_SECONDS = 10.0  # libvirt tells of leases when it has ended what it does with the network
 _RESEND_SECONDS = 0.5
 _POLL_SECONDS = 0.02
 _TOOL_SECONDS = 10
@@ -257,7 +257,7 @@ def _update(network: libvirt.virNetwork, command: int, host: _Host, flag: int) -
     """Change one reservation. libvirt refuses what is done already: that is success when it really is so."""
     adding = command != libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE
     try:
-        with asked("virNetworkUpdate"):
+        with SLOW, asked("virNetworkUpdate"):
             network.update(command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, 0, host.xml, flag)
     except AdapterError:
         if (host in _hosts(network, stored=flag == libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG)) != adding:

@@ -144,7 +144,10 @@ class Power:
 
     def _identified(self, vm_id: str) -> tuple[Vm, Template]:
         """The row, with what a row of another program may lack."""
-        taken = self._shared.hypervisor.macs()
+        with self._db.read() as session:
+            lacks_mac = session.get_one(Vm, vm_id).mac is None
+        # Asks about every domain, and waits for each that is being started or stopped.
+        taken = self._shared.hypervisor.macs() if lacks_mac else frozenset()
         with self._db.write() as session:
             vm = session.get_one(Vm, vm_id)
             template = template_of(session, vm)

@@ -23,10 +23,7 @@ options:
     description: Definition (domain XML, without metadata) by name of the domain.
     type: dict
     required: true
-  uri:
-    description: libvirt connection.
-    type: str
-    default: qemu:///system
+extends_documentation_fragment: [labyard.lab.libvirt]
 attributes:
   check_mode: {support: full, description: Says which domains would change.}
 author: [Labyard]
@@ -58,11 +55,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ansible.module_utils.basic import AnsibleModule
-
-try:
-    import libvirt
-except ImportError:
-    libvirt = None
+from ansible_collections.labyard.lab.plugins.module_utils.libvirt_host import (
+    ARGUMENTS,
+    connected,
+    libvirt,
+    remove_domain,
+)
 
 NAMESPACE = "https://labyard.example/domain/1"
 
@@ -91,36 +89,25 @@ def recorded(domain: Any, owner: str) -> str | None:
     return element.get("hash") if element.get("name") == owner else None
 
 
-def remove(domain: Any) -> None:
-    if domain.isActive():
-        domain.destroy()
-    domain.undefineFlags(
-        libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-        | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-    )
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "set": {"type": "str", "required": True},
             "domains": {"type": "dict", "required": True},
-            "uri": {"type": "str", "default": "qemu:///system"},
+            **ARGUMENTS,
         },
         supports_check_mode=True,
     )
-    if libvirt is None:
-        module.fail_json(msg="python3-libvirt is not installed on this host; the role vm_host installs it")
     owner, wanted = module.params["set"], module.params["domains"]
     defined, removed = [], []
-    try:
-        libvirt.registerErrorHandler(lambda *_: None, None)
-        connection = libvirt.open(module.params["uri"])
+    with connected(module) as connection:
         live = {domain.name(): domain for domain in connection.listAllDomains()}
         ours = {name: found for name, domain in live.items() if (found := recorded(domain, owner)) is not None}
         for name, xml in sorted(wanted.items()):
-            marked, digest = mark(xml, owner, live[name].UUIDString() if name in live else None)
+            try:
+                marked, digest = mark(xml, owner, live[name].UUIDString() if name in live else None)
+            except ElementTree.ParseError as error:
+                module.fail_json(msg=f"domains: the definition of {name} is no XML: {error}")
             if ours.get(name) == digest:
                 continue
             if name in live and name not in ours:
@@ -131,9 +118,7 @@ def main() -> None:
         for name in sorted(set(ours) - set(wanted)):
             removed.append(name)
             if not module.check_mode:
-                remove(live[name])
-    except (libvirt.libvirtError, ElementTree.ParseError) as error:
-        module.fail_json(msg=f"libvirt ({module.params['uri']}): {error}")
+                remove_domain(live[name])
     module.exit_json(changed=bool(defined or removed), defined=defined, removed=removed)
 
 

@@ -24,10 +24,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  uri:
-    description: libvirt connection.
-    type: str
-    default: qemu:///system
+extends_documentation_fragment: [labyard.lab.libvirt]
 attributes:
   check_mode: {support: full, description: Says whether the pool would change.}
 author: [Labyard]
@@ -46,11 +43,7 @@ import os
 from xml.etree import ElementTree
 
 from ansible.module_utils.basic import AnsibleModule
-
-try:
-    import libvirt
-except ImportError:
-    libvirt = None
+from ansible_collections.labyard.lab.plugins.module_utils.libvirt_host import ARGUMENTS, connected
 
 
 def pool_xml(name: str, path: str) -> str:
@@ -67,17 +60,13 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "path": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "uri": {"type": "str", "default": "qemu:///system"},
+            **ARGUMENTS,
         },
         supports_check_mode=True,
     )
-    if libvirt is None:
-        module.fail_json(msg="python3-libvirt is not installed on this host; the role vm_host installs it")
     name, path = module.params["name"], module.params["path"]
     changed = False
-    try:
-        libvirt.registerErrorHandler(lambda *_: None, None)
-        connection = libvirt.open(module.params["uri"])
+    with connected(module) as connection:
         pool = next((pool for pool in connection.listAllStoragePools() if pool.name() == name), None)
         if module.params["state"] == "absent":
             changed = pool is not None
@@ -106,8 +95,6 @@ def main() -> None:
                 pool.setAutostart(True)
                 if not pool.isActive():
                     pool.create()
-    except libvirt.libvirtError as error:
-        module.fail_json(msg=f"libvirt ({module.params['uri']}): {error}")
     module.exit_json(changed=changed)
 
 

@@ -25,10 +25,7 @@ options:
     description: Name of its bridge.
     type: str
     required: true
-  uri:
-    description: libvirt connection.
-    type: str
-    default: qemu:///system
+extends_documentation_fragment: [labyard.lab.libvirt]
 attributes:
   check_mode: {support: full, description: Says what would be removed.}
 author: [Labyard]
@@ -54,11 +51,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ansible.module_utils.basic import AnsibleModule
-
-try:
-    import libvirt
-except ImportError:
-    libvirt = None
+from ansible_collections.labyard.lab.plugins.module_utils.libvirt_host import (
+    ARGUMENTS,
+    connected,
+    libvirt,
+    remove_domain,
+)
 
 # The mark that labyard.vms puts into the metadata of its domains.
 NAMESPACE = "urn:labyard:vms:1"
@@ -79,18 +77,6 @@ def bridge_of(network: Any) -> str:
     return "" if bridge is None else bridge.get("name", "")
 
 
-def remove_domain(domain: Any) -> None:
-    if domain.isActive():
-        domain.destroy()
-    if domain.isPersistent():
-        domain.undefineFlags(
-            libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-            | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        )
-
-
 def remove_network(network: Any) -> None:
     if network.isActive():
         network.destroy()
@@ -104,17 +90,13 @@ def main() -> None:
             "domain_prefix": {"type": "str", "required": True},
             "network": {"type": "str", "required": True},
             "bridge": {"type": "str", "required": True},
-            "uri": {"type": "str", "default": "qemu:///system"},
+            **ARGUMENTS,
         },
         supports_check_mode=True,
     )
-    if libvirt is None:
-        module.fail_json(msg="python3-libvirt is not installed on this host; the role vm_host installs it")
     given = module.params
     removed = []
-    try:
-        libvirt.registerErrorHandler(lambda *_: None, None)
-        connection = libvirt.open(given["uri"])
+    with connected(module) as connection:
         for domain in connection.listAllDomains():
             if domain.name().startswith(given["domain_prefix"]) and is_marked(domain):
                 removed.append(domain.name())
@@ -125,8 +107,6 @@ def main() -> None:
                 removed.append(network.name())
                 if not module.check_mode:
                     remove_network(network)
-    except libvirt.libvirtError as error:
-        module.fail_json(msg=f"libvirt ({given['uri']}): {error}")
     module.exit_json(changed=bool(removed), removed=sorted(removed))
 
 
