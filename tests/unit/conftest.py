@@ -1,4 +1,4 @@
-"""Unit tests need no daemon. Ansible modules are loaded from their files, as Ansible does."""
+"""Unit tests need no daemon. Ansible modules and filters are loaded from their files, as Ansible does."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from types import ModuleType
 import pytest
 
 COLLECTIONS = Path(__file__).parents[2] / "collections"
-MODULES = COLLECTIONS / "ansible_collections/labyard/lab/plugins/modules"
+PLUGINS = COLLECTIONS / "ansible_collections/labyard/lab/plugins"
 
 
 @pytest.fixture(scope="session")
-def load_module() -> Callable[[str], ModuleType]:
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, MODULES / f"{name}.py")
+def load_module() -> Callable[..., ModuleType]:
+    def load(name: str, kind: str = "modules") -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, PLUGINS / kind / f"{name}.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import bcrypt
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible.plugins.loader import filter_loader, init_plugin_loader
 
 
 @pytest.fixture(scope="module")
-def hashed() -> Callable[[str, str], str]:
-    init_plugin_loader([])
-    found: Callable[[str, str], str] = filter_loader.get("labyard.lab.bcrypt").j2_function
-    return found
+def hashed(load_module: Callable[..., ModuleType]) -> Callable[[str, str], str]:
+    made: Callable[[str, str], str] = load_module("bcrypt", "filter").FilterModule().filters()["bcrypt"]
+    return made
 
 
 def test_hash_opens_to_its_password_only(hashed: Callable[[str, str], str]) -> None:
