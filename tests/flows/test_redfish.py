@@ -17,6 +17,7 @@ from labyard.testing import NetbootApi, PoweredMachine
 from labyard.vms.client import Client
 
 BOOT_SECONDS = 120
+GUEST_SHELL = "labyard# "
 AGREE_SECONDS = 2.0  # the contract's, of a machine that is not busy otherwise
 IGNORED_SECONDS = 3.0  # a guest that hears the power button is off long before
 SYSTEMS = "/redfish/v1/Systems"
@@ -148,7 +149,7 @@ def management_address(host: LabHost) -> str:
 
 
 class Vm:
-    """A machine of the VM manager, seen from both sides. Its root disk is empty, so only its firmware runs."""
+    """A machine of the VM manager, seen from both sides."""
 
     def __init__(self, api: Client, redfish: Redfish, name: str) -> None:
         self.api, self.redfish, self.name = api, redfish, name
@@ -192,6 +193,20 @@ class Vm:
                 return
             assert time.monotonic() < deadline, f"{seen} with {rest}, not {state}"
             time.sleep(0.05)
+
+    def wait_for_boot(self, count: int) -> None:
+        """Until the lab's guest has come up so many times: its shell asks when it hears the power button."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while (console := self.api.console(self.name)["console"]).count(GUEST_SHELL) < count:
+            assert time.monotonic() < deadline, f"no boot number {count}; its console ends with:\n{console[-2000:]}"
+            time.sleep(0.3)
+
+    def wait_for_end(self) -> None:
+        """Until a guest that was asked to power off has done so; how long it takes is its own affair."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while self.system["PowerState"] != "Off":
+            assert time.monotonic() < deadline, f"it runs on: {self.rest}"
+            time.sleep(0.1)
 
     def is_clean(self) -> bool:
         """Whether the observer finds nothing of this machine."""
@@ -238,20 +253,26 @@ def vms_api(redfish: Redfish) -> Iterator[Client]:
 
 
 @pytest.fixture
-def vm(vms_api: Client, redfish: Redfish) -> Iterator[Vm]:
-    """A machine that was made and never started, with an empty root disk whatever the VM manager's images are."""
+def guest(vms_api: Client, redfish: Redfish) -> Iterator[Vm]:
+    """A machine with the lab's guest that was made and never started."""
     name = f"redfish-{secrets.token_hex(4)}"
-    vms_api.create_template(name, 1, 64)
+    vms_api.create_template(name, 1, 128)
     try:
         vms_api.create_vm(name, name)
         try:
-            root = f"{redfish.host.value('vms_storage_path')}/vms/{name}/root.qcow2"
-            redfish.host.check(f"qemu-img create -q -f qcow2 {root} 1G")
             yield Vm(vms_api, redfish, name)
         finally:
             vms_api.delete_vm(name)
     finally:
         vms_api.delete_template(name)
+
+
+@pytest.fixture
+def vm(guest: Vm) -> Vm:
+    """A machine with an empty root disk, so that only its firmware runs."""
+    root = f"{guest.host.value('vms_storage_path')}/vms/{guest.name}/root.qcow2"
+    guest.host.check(f"qemu-img create -q -f qcow2 {root} 1G")
+    return guest
 
 
 class TestVms:
@@ -291,6 +312,19 @@ class TestVms:
             time.sleep(IGNORED_SECONDS)
             vm.agree("running")
             assert vm.process() == process
+
+    def test_guest_that_hears_its_power_button(self, guest: Vm) -> None:
+        guest.reset("On")
+        guest.wait_for_boot(1)
+        process = guest.process()
+        guest.reset("GracefulRestart")
+        guest.wait_for_boot(2)
+        guest.agree("running")
+        assert guest.process() == process, "a reboot is the guest's; its machine stays on"
+        guest.reset("GracefulShutdown")
+        guest.wait_for_end()
+        guest.agree("stopped")
+        assert guest.is_clean()
 
     def test_force_restart_ends_running_with_its_address(self, vm: Vm) -> None:
         vm.reset("On")
