@@ -78,6 +78,12 @@ class Check(TypedDict):
     error: str | None
 
 
+class Repair(Check):
+    """What is left, and what was mended."""
+
+    repaired: list[Issue]
+
+
 class Health(TypedDict):
     status: str
     service: str

@@ -10,6 +10,7 @@ from labyard.client.commands import InventoryOption, JsonOption, PlainErrors, pr
 from labyard.client.http import ClientError
 from labyard.lab import DEFAULT_INVENTORY
 from labyard.vms import cli_console, cli_disks, cli_metadata, cli_screenshot, cli_show, cli_templates, cli_vms
+from labyard.vms.answers import Check
 from labyard.vms.cli_types import client
 from labyard.vms.cli_where import Where
 
@@ -71,16 +72,28 @@ def network(ctx: typer.Context, as_data: JsonOption = False) -> None:
 
 
 @app.command()
-def check(ctx: typer.Context, as_data: JsonOption = False) -> None:
+def check(
+    ctx: typer.Context,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Correct records, and start machines that should run. Removes nothing.")
+    ] = False,
+    as_data: JsonOption = False,
+) -> None:
     """Have the observer compare the database with QEMU and the disk files now. Exits with 1 when it differs.
 
     [bold]labyard vms check[/]
+
+    [bold]labyard vms check --repair[/]
     """
     with working("looking"):
-        found = client(ctx).check()
+        api = client(ctx)
+        mended = api.repair() if repair else None
+        found: Check = mended or api.check()
     if as_data:
         print_json(found)
     else:
+        if mended:
+            cli_show.mended(mended["repaired"])
         cli_show.check(found)
     if found["error"] or (found["status"] != "ok" and not found["issues"]):
         raise ClientError(f"the observer could not look: {found['error'] or 'it did not say why'}")

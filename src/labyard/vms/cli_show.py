@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.text import Text
 
 from labyard.client.commands import console, state, table
@@ -99,6 +100,11 @@ def network(config: Network, leases: Sequence[Lease]) -> None:
     table(headings, given, "No VM has an address: each gets one when it starts.")
 
 
+def mended(issues: Sequence[Issue]) -> None:
+    for one in issues:
+        console.print(f"[green]mended[/] {one['issue_type']} of {escape(one['resource_id'])}: {escape(one['details'])}")
+
+
 def check(found: Check) -> None:
     """What the observer found."""
     if found["issues"]:
@@ -109,12 +115,12 @@ def check(found: Check) -> None:
 
 
 def remedy(issue: Issue) -> str:
-    """A person's next step; the observer repairs nothing."""
+    """A person's next step."""
     name = shlex.quote(issue["resource_id"])
     ways = {
-        "vm_state_mismatch": f"labyard vms restart {name}",
+        "vm_state_mismatch": f"labyard vms check --repair, or: labyard vms restart {name}",
         "missing_disk": f"bring the file back, or: labyard vms disks delete {name}",
-        "disk_state_inconsistent": f"labyard vms disks detach {name}, or delete",
+        "disk_state_inconsistent": "labyard vms check --repair",
         "orphan_disk": "remove the file",
         "orphan_process": "end it: virsh destroy, or kill",
     }

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from labyard.client.http import ClientError, Http
 from labyard.client.service import ServiceClient
-from labyard.vms.answers import Check, Console, Disk, Health, Lease, Metadata, Network, Observer, Template, Vm
+from labyard.vms.answers import Check, Console, Disk, Health, Lease, Metadata, Network, Observer, Repair, Template, Vm
 
 T = TypeVar("T")
 
@@ -193,6 +193,10 @@ class Client(ServiceClient[Http]):
     def check(self) -> Check:
         """Have the observer look now."""
         return self._call(Check, "POST", "/observer/check")
+
+    def repair(self) -> Repair:
+        """Have the observer look now, and what it finds mended."""
+        return self._call(Repair, "POST", "/observer/check", params={"repair": True})
 
     def _of_vm(self, kind: type[T], method: str, name: str, what: str = "", **given: Any) -> T:
         try:

@@ -196,3 +196,9 @@ class CheckAnswer(Answer):
     started_at: MomentText
     finished_at: MomentText
     error: str | None
+
+
+class RepairAnswer(CheckAnswer):
+    """What is left, and what was mended."""
+
+    repaired: list[IssueAnswer]

@@ -696,6 +696,20 @@ class TestObserver:
             }
         ]  # fmt: skip
 
+    def test_repair_tells_what_is_left_and_what_was_mended(
+        self, dry: TestClient, make_disk: Callable[..., str], manager: VmManager, sql: Any
+    ) -> None:
+        disk = make_disk()
+        (manager.settings.disks_dir / f"{disk}.qcow2").touch()
+        (manager.settings.disks_dir / "stray.qcow2").touch()
+        sql("UPDATE disks SET vm_id = 'gone' WHERE id = :disk", disk=disk)
+        assert "repaired" not in dry.post("/observer/check").json()
+        answer = dry.post("/observer/check?repair=true").json()
+        assert [issue["resource_id"] for issue in answer["repaired"]] == [disk]
+        assert [issue["resource_id"] for issue in answer["issues"]] == ["stray"] and answer["issues_count"] == 1
+        assert dry.get(f"/disks/{disk}").json()["vm_id"] is None
+        assert dry.post("/observer/check?repair=maybe").status_code == 422
+
     def test_check_when_stopped(self, dry: TestClient, manager: VmManager) -> None:
         manager.observer.stop()
         manager.observer.stop()

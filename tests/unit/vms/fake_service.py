@@ -245,8 +245,13 @@ class Service:
         found = {"last_issues_count": len(self.issues), "last_issues": self.issues}
         return facts | found | {"last_error": self.observer_error}
 
-    def observer_check(self) -> Any:
-        found = {"issues_count": len(self.issues), "issues": self.issues, "started_at": NOW, "finished_at": NOW}
+    def observer_check(self, repair: str = "false") -> Any:
+        mended = (
+            [issue for issue in self.issues if issue["issue_type"] == "vm_state_mismatch"] if repair == "true" else []
+        )
+        left = [issue for issue in self.issues if issue not in mended]
+        found = {"issues_count": len(left), "issues": left, "started_at": NOW, "finished_at": NOW}
+        found |= {"repaired": mended} if repair == "true" else {}
         return {"status": "error" if self.observer_error else "ok", "error": self.observer_error} | found
 
     def network_config(self) -> Any:

@@ -26,6 +26,7 @@ def may_be_null(hint: Any) -> bool:
         (answers.Lease, schemas.LeaseAnswer),
         (answers.Issue, schemas.IssueAnswer),
         (answers.Check, schemas.CheckAnswer),
+        (answers.Repair, schemas.RepairAnswer),
     ],
 )
 def test_they_have_the_same_fields(answer: type, schema: type[BaseModel]) -> None:

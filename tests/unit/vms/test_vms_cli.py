@@ -361,6 +361,7 @@ def test_check(run: Run, service: Service) -> None:
     found = run("check", expect=1).stdout
     assert "process not found" in found and "labyard vms restart web-1" in found
     assert parsed(run("check", "--json", expect=1))["issues_count"] == 1
+    assert "mended vm_state_mismatch of web-1" in run("check", "--repair").stdout
     service.observer_error = "libvirt is away"
     assert "the observer could not look: libvirt is away" in run("check", expect=1).stderr
 

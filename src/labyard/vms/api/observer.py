@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from labyard.vms.api.deps import Service
-from labyard.vms.schemas import CheckAnswer, IssueAnswer, as_moment_text
+from labyard.vms.observer import Issue, Sweep
+from labyard.vms.schemas import CheckAnswer, IssueAnswer, RepairAnswer, as_moment_text
 
 router = APIRouter(prefix="/observer", tags=["observer"])
 
@@ -19,7 +20,7 @@ def status(service: Service) -> dict[str, Any]:
     if observer.status == "not_initialized":
         return {"status": "not_initialized", "issues": []}
     last = observer.last
-    issues = [IssueAnswer.model_validate(issue).model_dump() for issue in (last.issues if last else [])]
+    issues = [issue.model_dump() for issue in _issues(last.issues if last else [])]
     return {
         "status": observer.status,
         "check_interval": observer.interval,
@@ -32,14 +33,29 @@ def status(service: Service) -> dict[str, Any]:
 
 
 @router.post("/check")
-def check(service: Service) -> CheckAnswer:
-    """One sweep, now."""
+def check(service: Service, repair: bool = False) -> RepairAnswer | CheckAnswer:
+    """One sweep, now. With `repair`, what it finds is mended, and the answer is what a second sweep still finds.
+
+    Records are brought into line, and machines that should run are started; no process and no file is removed.
+    """
     sweep = service.observer.check()
-    return CheckAnswer(
-        status="error" if sweep.error else "ok",
-        issues_count=len(sweep.issues),
-        issues=[IssueAnswer.model_validate(issue) for issue in sweep.issues],
-        started_at=sweep.started_at,
-        finished_at=sweep.finished_at,
-        error=sweep.error,
-    )
+    if not repair:
+        return CheckAnswer.model_validate(_told(sweep))
+    mended = service.repairs.mend(sweep.issues) if sweep.error is None else []
+    left = service.observer.check() if mended else sweep
+    return RepairAnswer.model_validate(_told(left) | {"repaired": _issues(mended)})
+
+
+def _told(sweep: Sweep) -> dict[str, Any]:
+    return {
+        "status": "error" if sweep.error else "ok",
+        "issues_count": len(sweep.issues),
+        "issues": _issues(sweep.issues),
+        "started_at": sweep.started_at,
+        "finished_at": sweep.finished_at,
+        "error": sweep.error,
+    }
+
+
+def _issues(issues: list[Issue]) -> list[IssueAnswer]:
+    return [IssueAnswer.model_validate(issue) for issue in issues]

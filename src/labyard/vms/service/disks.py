@@ -63,7 +63,7 @@ class Disks:
     def detach(self, disk_id: str) -> None:
         """Unplug the disk. The row follows when it is really gone."""
         vm_id = self._attached_to(disk_id)
-        with self._locked(vm_id, disk_id):
+        with self.locked(vm_id, disk_id):
             if self._attached_to(disk_id) != vm_id:
                 raise conflict("VM is busy with another operation")
             with failing_as("detach disk"):
@@ -74,7 +74,7 @@ class Disks:
     def delete(self, disk_id: str) -> None:
         """Row and file; a file that is gone already is fine. 400 while it is in a machine that is on."""
         disk = self.get(disk_id)
-        with self._locked(disk.vm_id, disk_id):
+        with self.locked(disk.vm_id, disk_id):
             now = self.get(disk_id)
             if now.vm_id != disk.vm_id:
                 raise conflict("VM is busy with another operation")
@@ -86,6 +86,16 @@ class Disks:
                 found = session.get(Disk, disk_id)
                 if found is not None:
                     session.delete(found)
+
+    @contextmanager
+    def locked(self, vm_id: str | None, disk_id: str) -> Iterator[None]:
+        """The machine's lock, when there is one, and then the disk's."""
+        if vm_id is None:
+            with self._shared.disk_locks(disk_id):
+                yield
+        else:
+            with self._shared.vm_locks(vm_id), self._shared.disk_locks(disk_id):
+                yield
 
     # Inside
 
@@ -119,13 +129,3 @@ class Disks:
     def _unplug(self, vm_id: str, disk_id: str) -> None:
         if is_id(vm_id):  # no domain ever had another id
             self._shared.hypervisor.detach(vm_id, disk_id, self._shared.settings.detach_timeout)
-
-    @contextmanager
-    def _locked(self, vm_id: str | None, disk_id: str) -> Iterator[None]:
-        """The machine's lock, when there is one, and then the disk's."""
-        if vm_id is None:
-            with self._shared.disk_locks(disk_id):
-                yield
-        else:
-            with self._shared.vm_locks(vm_id), self._shared.disk_locks(disk_id):
-                yield

@@ -23,6 +23,7 @@ from labyard.vms.service.locks import KeyLocks
 from labyard.vms.service.metadata import Metadata
 from labyard.vms.service.network import Network
 from labyard.vms.service.power import Power
+from labyard.vms.service.repairs import Repairs
 from labyard.vms.service.screens import Screens
 from labyard.vms.service.shared import Shared
 from labyard.vms.service.templates import Templates
@@ -66,6 +67,7 @@ class VmManager:
         self.screens = Screens(shared)
         self.network = Network(shared)
         self.watch = Watch(shared, power)
+        self.repairs = Repairs(shared, power, self.disks)
         self.observer = Observer(Looker(shared).look, settings.observer_interval)
         self.metadata_server = MetadataServer(
             (str(settings.metadata_bind_ip), settings.metadata_port), self.metadata.guest_at
