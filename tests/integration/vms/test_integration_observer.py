@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from integration.vms.integration_utils import (
     DOMAIN_PREFIX,
     verify_disk_file,
     verify_qemu_process,
+    wait_for_vm_state,
 )
 from labyard.core.database import Database
 from labyard.vms.observer import Observer
@@ -72,6 +75,28 @@ def test_a_row_says_running_and_nothing_runs(
             "details": "DB state is 'running' but QEMU process not found",
         }
     ]
+
+
+def test_repair_starts_what_should_run_and_writes_down_what_is(
+    test_client: TestClient, test_db: Database, real_vm: Callable[..., str], real_disk: Callable[..., str]
+) -> None:
+    killed, plugged = real_vm("killed"), real_disk()
+    assert test_client.post(f"/disks/{plugged}/attach", json={"vm_id": killed}).status_code == 200
+    process = verify_qemu_process(killed)
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
+    wait_for_vm_state(test_client, killed, "error")
+    idle = real_vm("idle", running=False)
+    sql(test_db, "UPDATE vms SET state = 'running' WHERE id = :id", id=idle)
+    answer = test_client.post("/observer/check?repair=true").json()
+    assert {issue["resource_id"] for issue in answer["repaired"]} == {killed, idle} and answer["issues"] == []
+    assert verify_qemu_process(killed) != process
+    verify_qemu_process(idle, expected=False)
+    assert test_client.get(f"/vms/{idle}").json()["state"] == "stopped"
+    # Records of disks that a machine really has are mended too.
+    sql(test_db, "UPDATE disks SET vm_id = NULL, target = NULL WHERE id = :id", id=plugged)
+    assert test_client.post("/observer/check?repair=true").json()["issues"] == []
+    assert test_client.get(f"/disks/{plugged}").json()["vm_id"] == killed
 
 
 def test_a_qemu_that_was_started_by_hand(
