@@ -53,8 +53,8 @@ def drawn(picture: bytes, width: int) -> Text:
     with Image.open(io.BytesIO(picture)) as image:
         columns = min(width, image.width)
         rows = max(1, round(image.height * columns / image.width / 2))
-        small = image.convert("RGB").resize((columns, 2 * rows), Image.Resampling.BOX)
-    pixels = [Color.from_rgb(*small.getpixel((x, y))) for y in range(2 * rows) for x in range(columns)]  # type: ignore[misc]
+        small = image.convert("RGB").resize((columns, 2 * rows), Image.Resampling.BOX).tobytes()
+    pixels = [Color.from_rgb(*small[at : at + 3]) for at in range(0, len(small), 3)]
     text = Text(no_wrap=True)
     for row in range(rows):
         text.append("\n" if row else "")
