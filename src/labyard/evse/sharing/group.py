@@ -254,10 +254,10 @@ class Group:
             online = member.local or (member.seen and now - member.heard < self.settings.heartbeat_timeout)
             reachable = online and member.linked and not self._forgotten(member, now)
             if (online, reachable) != (member.online, member.reachable):
-                if member.reachable and not reachable:
-                    self._may_fail_safe(id)
                 member.online, member.reachable = online, reachable
                 self._dirty = True
+            if not reachable:
+                self._may_fail_safe(id)
             if not online:
                 self._settle(id, member, now)
             elif member.demand.look(now):
@@ -270,7 +270,7 @@ class Group:
         return now - member.acked_at > self.settings.heartbeat_timeout - self.settings.lead
 
     def _may_fail_safe(self, id: str) -> None:
-        if not self._members[id].local and self.settings.failsafe_current > 0:
+        if not self._members[id].local and self.commitments.amount(id) < self.settings.failsafe_current:
             self._seq += 1
             self.commitments.sent(id, self._seq, self.settings.failsafe_current)
 
@@ -327,6 +327,8 @@ class Group:
         if not self.result.allocations:
             return []
         changed = self._lower(now) | self._raise(now)
+        if not changed and not heartbeat and not any(member.resend for member in self._members.values()):
+            return []
         return [
             self._send(id, member, now)
             for id, member in sorted(self._members.items(), key=lambda item: item[0] not in changed)
