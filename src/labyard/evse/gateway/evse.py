@@ -24,7 +24,7 @@ class LocalStatus:
     state: int
     min: int  # A
     max: int  # A, the configured maximum
-    session_start: float | None  # clock seconds; None: not charging
+    charging_since: float | None  # seconds of the charger's clock; None: it is not charging
 
     @property
     def amps(self) -> float:
@@ -55,7 +55,7 @@ class Evse:
         self.temperatures: list[int | None] = [None, None, None]  # 0.1 °C
         self.temperature_max: int | None = None
         self.gfci = self.no_ground = self.stuck = 0
-        self.ecf = 0
+        self.ecf = int(Control.L2_SERVICE)
         self.scale, self.offset = 220, 0
         self.session_wattseconds = 0
         self.total_wh = 0

@@ -44,7 +44,7 @@ class Manager:
         self._claims = claims
         self._options = options
         self._on_ready: list[Callable[[], Awaitable[object]]] = []
-        self._on_button: list[Callable[[], None]] = []
+        self._on_button: list[Callable[[], object]] = []
         self._boot_wanted = asyncio.Event()
         self._line = asyncio.Event()
         self._dirty = asyncio.Event()
@@ -53,7 +53,7 @@ class Manager:
         self._last_state = True
         self._last_own_state = True
         self._clamped: tuple[int, int] | None = None  # pilot asked for, pilot that the EVSE made of it
-        self._settings = EvseSettings(self.rapi, evse, options, self._read)
+        self._settings = EvseSettings(self.rapi, evse, options, self.read)
         self._had_vehicle = False
         self._group: asyncio.TaskGroup | None = None
         self._ticks = 0
@@ -66,7 +66,7 @@ class Manager:
         """`work` is done each time the EVSE has become ready, after what is urgent."""
         self._on_ready.append(work)
 
-    def on_button(self, listener: Callable[[], None]) -> None:
+    def on_button(self, listener: Callable[[], object]) -> None:
         """A short press of the button at the charger."""
         self._on_button.append(listener)
 
@@ -136,7 +136,7 @@ class Manager:
         reply = await self.rapi.send(command)
         if reply.ok and told == self.wanted().active:
             self._state_pending = False
-        await self._read("$GS")
+        await self.read("$GS")
 
     def _pilot_pending(self, wanted: Wanted) -> bool:
         return wanted.pilot != self._evse.pilot and self._clamped != (wanted.pilot, self._evse.pilot)
@@ -148,7 +148,7 @@ class Manager:
         if reply.words and reply.words[0].isdecimal():
             self._evse.read_pilot(int(reply.words[0]))
         else:  # the public image says OK and nothing more
-            await self._read("$GC")
+            await self.read("$GC")
         self._clamped = (amps, self._evse.pilot) if self._evse.pilot != amps else None
 
     async def _tick(self, _seconds: float) -> None:
@@ -156,13 +156,13 @@ class Manager:
         if not self.ready:
             return
         if self._evse.charging:
-            await self._read("$GG")
-            await self._read("$GC")
+            await self.read("$GG")
+            await self.read("$GC")
         if self._options["heartbeat_enabled"]:
             await self._heartbeat()
         if self._ticks % SLOW_POLL == 0:
             for command in ("$GS", "$GP", "$GU"):
-                await self._read(command)
+                await self.read(command)
         if self._state_pending or self._pilot_pending(self.wanted()):
             self._dirty.set()
 
@@ -188,23 +188,23 @@ class Manager:
         """Whether the EVSE is ready now."""
         self.rapi.sequenced = False
         self._line.clear()
-        if not await self._read("$GV"):
+        if not await self.read("$GV"):
             return False
         # From here on a `$AB` means that it has booted once more.
         self._boot_wanted.clear()
         # Sequence ids if it knows them; one that does not refuses the command or answers without one.
         self.rapi.sequenced = True
-        if not await self._read("$GF"):
+        if not await self.read("$GF"):
             self.rapi.sequenced = False
-            if not await self._read("$GF"):
+            if not await self.read("$GF"):
                 return False
         for command in ("$GE", "$GC", "$GA", "$GI"):
-            if not await self._read(command):
+            if not await self.read(command):
                 return False
-        await self._read("$GS")
+        await self.read("$GS")
         if self._evse.vflags & Vflag.BOOT_LOCK:
             await self.rapi.send("$SB")
-            await self._read("$GS")
+            await self.read("$GS")
         if not self._boot_wanted.is_set():
             self.ready = True
             self._state_pending, self._clamped, self.asleep_by_hand = True, None, False
@@ -216,7 +216,7 @@ class Manager:
         self._dirty.set()
         await self._settings.after_boot()
         for command in ("$GP", "$GU"):
-            await self._read(command)
+            await self.read(command)
         for work in self._on_ready:
             await work()
 
@@ -228,7 +228,7 @@ class Manager:
         except TimeoutError:
             pass
 
-    async def _read(self, command: str) -> bool:
+    async def read(self, command: str) -> bool:
         """Ask, and take the answer into the model. False: there was none, or it made no sense."""
         reply = await self.rapi.send(command)
         if not reply.ok:
@@ -296,7 +296,7 @@ class Manager:
             self._settings.observe()
         if "capacity" in names and self.ready:
             self._dirty.set()
-            self._background(self._read("$GC"))
+            self._background(self.read("$GC"))
         if names & {"min", "configured_max", "pilot"}:
             self._dirty.set()
         if self._had_vehicle != self._evse.vehicle:
@@ -306,7 +306,7 @@ class Manager:
 
     def _state_changed(self) -> None:
         if self._evse.fault and self.ready:
-            self._background(self._read("$GF"))
+            self._background(self.read("$GF"))
         if not self.ready or self._state_pending:
             return
         if self._evse.asleep:

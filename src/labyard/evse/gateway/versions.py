@@ -16,7 +16,6 @@ class Versions:
                 "schedule_version",
                 "schedule_plan_version",
                 "limit_version",
-                "vehicle_state_update",
                 "loadsharing_peers_version",
                 "loadsharing_status_version",
             ),
