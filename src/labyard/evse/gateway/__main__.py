@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+# Before anything else loads structlog: it spares it what a service never uses.
+from labyard.core import logging
 
 
 def main() -> None:
-    # structlog loads rich, for colours, if it is there: a tenth of a second and megabytes that nobody sees here.
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     from labyard.evse.gateway import program
 
+    logging.configure(program.log_level())
     program.main()
 
 

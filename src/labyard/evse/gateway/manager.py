@@ -294,8 +294,7 @@ class Manager:
             self._state_changed()
         if names & {"configured_max", "ecf", "scale", "offset"}:
             self._settings.observe()
-        if "capacity" in names and self.ready:
-            self._dirty.set()
+        if "capacity" in names and self.ready and self._evse.capacity != self._evse.pilot:
             self._background(self.read("$GC"))
         if names & {"min", "configured_max", "pilot"}:
             self._dirty.set()

@@ -15,7 +15,6 @@ import structlog
 import uvicorn
 import uvloop
 
-from labyard.core import logging
 from labyard.evse.clock import MAX_SCALE, Clock
 from labyard.evse.gateway import api, identity
 from labyard.evse.gateway.app import Gateway
@@ -92,9 +91,14 @@ def set_options(options: Options, pairs: list[tuple[str, str]]) -> None:
     options.version = 1
 
 
+def log_level() -> str:
+    """LOG_LEVEL, if it is one."""
+    level = os.environ.get("LOG_LEVEL", "info").lower()
+    return level if level in ("debug", "info", "warning", "error", "critical") else "info"
+
+
 def build(words: list[str]) -> Gateway:
     given = arguments(words)
-    logging.configure(os.environ.get("LOG_LEVEL", "info"))
     storage = Storage(Path.cwd())
     options = Options(storage)
     compat = os.environ.get("LABYARD_LOADSHARING_COMPAT", "")

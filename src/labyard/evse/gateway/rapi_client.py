@@ -123,8 +123,11 @@ class RapiClient:
             self._pending = None
 
     def received(self, data: bytes) -> None:
+        overlong = self._reader.overlong
         for line in self._reader.feed(data):
             self._take(line)
+        if self._reader.overlong > overlong:
+            self._complete(Reply(Result.BUFFER_OVERFLOW))
 
     def _take(self, line: bytes) -> None:
         frame = decode(line)
