@@ -55,7 +55,7 @@ from labyard.evse.gateway.limit import Limit, Limits
 from labyard.evse.gateway.limit import parse as parse_limit
 from labyard.evse.gateway.manager import Manager
 from labyard.evse.gateway.metrics import Measure
-from labyard.evse.gateway.options import Options
+from labyard.evse.gateway.options import BadOption, Options
 from labyard.evse.gateway.override import Override
 from labyard.evse.gateway.rapi_link import PtyLink
 from labyard.evse.gateway.schedule import Schedule
@@ -121,11 +121,13 @@ class Gateway:
         self._ticks = 0
         self._restore()
         self._take_options(frozenset(("time_zone", "charge_mode", "current_shaper_enabled")))
+        options.guard(_check_zone)
         options.on_change(self._take_options)
         self.claims.on_change(self._claims_changed)
         self.evse.on_change(self._evse_changed)
         self.manager.on_button(self.override.toggle)
         self.manager.on_ready(self.tell_time)
+        self._look_at_schedule()
         for install in PARTS:
             install(self)
 
@@ -277,8 +279,8 @@ class Gateway:
         if "time_zone" in keys:
             try:
                 self.wall.zone = zone(self.options["time_zone"])
-            except ValueError as problem:
-                log.warning("time zone is unknown, the old one stays", problem=str(problem))
+            except ValueError as problem:  # stored on a host that knew it
+                log.warning("time zone is unknown, UTC is used", problem=str(problem))
         if "scheduler_start_window" in keys or not self._ticks:
             self.schedule.delay = random.Random(self.identity.device_id).randint(
                 0, self.options["scheduler_start_window"]
@@ -341,6 +343,14 @@ class Gateway:
 
     def _keep_energy(self) -> None:
         self.storage.write(ENERGY, self.energy.as_json())
+
+
+def _check_zone(values: dict[str, Any], _client: str) -> None:
+    if "time_zone" in values:
+        try:
+            zone(values["time_zone"])
+        except ValueError as problem:
+            raise BadOption(f"time_zone: {problem}; PLACE|RULE, as in the default, needs no list of places") from None
 
 
 async def _as_coroutine(work: Awaitable[None]) -> None:

@@ -66,8 +66,8 @@ def zone(name: str) -> tzinfo:
     else:
         try:
             found = ZoneInfo(place)
-        except (OSError, ValueError) as problem:
-            raise ValueError(f"no time zone {place!r}") from problem
+        except (OSError, ValueError, KeyError) as problem:
+            raise ValueError(f"no time zone {place!r} on this host") from problem
     datetime.now(UTC).astimezone(found)  # it may be read only now
     return found
 
