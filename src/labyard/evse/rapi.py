@@ -72,6 +72,7 @@ class LineReader:
     bytes (with the `$`) is dropped; CR and LF both end a line; a partial line is kept until its end comes."""
 
     def __init__(self, limit: int) -> None:
+        self.overlong = 0  # lines that were dropped for their length
         self._limit = limit
         self._partial = b""
 
@@ -80,7 +81,9 @@ class LineReader:
         *lines, rest = _ENDS.split(self._partial + data)
         for line in lines:
             _, dollar, text = line.rpartition(b"$")
-            if dollar and 0 < len(text) < self._limit:
+            if len(text) >= self._limit:
+                self.overlong += bool(dollar)
+            elif dollar and text:
                 yield dollar + text
         # No more is kept than tells an overlong line.
         start = rest.rfind(b"$")

@@ -47,6 +47,10 @@ class Car:
         self.soc = soc
         self._stop_when_full()
 
+    def set_direct_mode(self, direct: bool) -> None:
+        self.direct_mode = direct
+        self._stop_when_full()
+
     def set_max_amps(self, amps: float, volts: float) -> None:
         self.max_rate_kw = amps * volts / 1000
 

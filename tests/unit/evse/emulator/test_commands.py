@@ -125,7 +125,7 @@ AT_REST = [
     ("XX", "NK"),
     ("G", "NK"),
     ("", "NK"),
-    *((name, "NK") for name in "GZ GR SR FC FO GL FH FK S0 S2 S4 G4 S5 G5 T0 Z0".split()),
+    *((first + second, "NK") for first, second in zip("GGSFFGFFSSSGSGTZ", "ZRRCOLHK02445500", strict=True)),
 ]
 
 
