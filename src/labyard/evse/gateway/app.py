@@ -65,8 +65,9 @@ from labyard.evse.gateway.timekeeping import WallClock, iso, rapi_words, week_se
 from labyard.evse.gateway.vehicle import Vehicle
 from labyard.evse.gateway.versions import Versions
 from labyard.evse.gateway.ws import Hub
+from labyard.evse.sharing import part as sharing
 
-PARTS: tuple[Callable[[Gateway], None], ...] = ()
+PARTS: tuple[Callable[[Gateway], None], ...] = (sharing.install,)
 
 log = structlog.get_logger(__name__)
 

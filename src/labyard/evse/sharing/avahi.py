@@ -140,6 +140,7 @@ def parse_browse(output: str) -> list[Found]:
             told.get("id", "").lower(),
             told.get("version", ""),
             told.get("ssl") == "1",
+            tuple(sorted(addresses)),
         )
         for instance, (addresses, port, told) in seen.items()
     ]

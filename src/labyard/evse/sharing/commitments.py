@@ -60,7 +60,7 @@ class Commitments:
 
     def pending(self, member: str) -> bool:
         """Whether an answer is awaited that would free current."""
-        return len(self._outstanding[member]) > 1 or self._overdraw.get(member, 0.0) > 0
+        return len(self._outstanding[member]) > 1
 
     def total(self) -> float:
         return sum(self.amount(member) for member in self._outstanding)

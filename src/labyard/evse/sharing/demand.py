@@ -19,7 +19,7 @@ OVERDRAW_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Report:
-    """One report of a charger; currents in A. `ready` is `loadsharing_ready`, None from a peer that has no such field."""
+    """One report of a charger; currents in A. `ready` is `loadsharing_ready`, None: the peer has no such field."""
 
     state: int = 0
     vehicle: bool = False

@@ -21,6 +21,7 @@ class Found:
     device_id: str = ""
     version: str = ""
     ssl: bool = False
+    addresses: tuple[str, ...] = ()  # all that it tells
     online: bool = True
 
     @property
@@ -75,6 +76,9 @@ class Directory:
         for key in old:
             self._drop(key)
         return bool(old)
+
+    def heard_at(self, instance: str) -> float | None:
+        return self._heard.get(instance.lower())
 
     def all_heard_since(self, moment: float) -> bool:
         """Whether there is nobody who would have to be asked. False while nobody is known."""

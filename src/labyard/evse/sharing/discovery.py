@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import structlog
 
@@ -39,17 +39,18 @@ class Responder(Protocol):
 def mode_from_environment() -> Mode:
     """ValueError: LABYARD_MDNS is none of auto, own, avahi, off."""
     mode = os.environ.get("LABYARD_MDNS", "auto").strip().lower() or "auto"
-    for known in get_args(Mode):
-        if mode == known:
-            return known
-    raise ValueError(f"LABYARD_MDNS must be one of {', '.join(get_args(Mode))}, not {mode!r}")
+    if mode not in get_args(Mode):
+        raise ValueError(f"LABYARD_MDNS must be one of {', '.join(get_args(Mode))}, not {mode!r}")
+    return cast(Mode, mode)
 
 
 class Discovery:
     """`directory` is what is found. `on_change` is called when it is another."""
 
-    def __init__(self, announcement: Announcement, mode: Mode, on_change: Callable[[], None]) -> None:
-        self.directory = Directory()
+    def __init__(
+        self, announcement: Announcement, mode: Mode, on_change: Callable[[], None], directory: Directory | None = None
+    ) -> None:
+        self.directory = Directory() if directory is None else directory
         self._announcement = announcement
         self._mode = mode
         self._on_change = on_change

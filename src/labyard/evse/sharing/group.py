@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import floor
 
-from labyard.evse.sharing.allocator import EPSILON, Allocation, FailsafeMode, Reason, Result, Rules, allocate
+from labyard.evse.sharing.allocator import EPSILON, Allocation, Reason, Result, Rules, allocate
 from labyard.evse.sharing.commitments import Commitments
 from labyard.evse.sharing.demand import TOLERANCE, Demand, Report
 from labyard.evse.sharing.rotation import Rotation
@@ -126,7 +126,8 @@ class Group:
             drawing = report.pilot if report.charging else 0.0
             self.commitments.join(id, max(drawing, 0.0 if member.local else self.settings.failsafe_current))
             self._dirty = True
-        self.commitments.seen(id, acked, pilot=report.pilot, charging=report.charging, minimum=report.minimum)
+        if not self._forgotten(member, now):  # else the report is old, or soon untrue
+            self.commitments.seen(id, acked, pilot=report.pilot, charging=report.charging, minimum=report.minimum)
         self.commitments.measured(id, 0.0)
         offered = self.commitments.amount(id)
         if member.demand.update(report, now, offered):
@@ -195,6 +196,10 @@ class Group:
     def awaited(self, id: str) -> bool:
         """Whether a fresh report of this member would free current for others."""
         return self.commitments.pending(id)
+
+    def acknowledged(self, id: str) -> int:
+        """The last message that it is known to have."""
+        return self._members[id].acked
 
     def reason(self, id: str) -> Reason:
         return self._members[id].reason

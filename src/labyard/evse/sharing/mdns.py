@@ -71,7 +71,7 @@ class OwnResponder:
             await self._announce(announcement)
 
     def query(self) -> None:
-        from zeroconf import DNSOutgoing, DNSQuestion
+        from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]
         from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_PTR
 
         if self._zeroconf is not None:
@@ -91,7 +91,7 @@ class OwnResponder:
 
     async def close(self) -> None:
         """Says goodbye."""
-        for task in self._resolving.values():
+        for task in list(self._resolving.values()):
             task.cancel()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
@@ -139,7 +139,7 @@ class OwnResponder:
 
     def _records(self, zeroconf: Zeroconf, records: list[RecordUpdate]) -> None:
         """Called before the records are in the cache: what they say together is looked up after."""
-        from zeroconf import DNSPointer
+        from zeroconf import DNSPointer  # type: ignore[attr-defined]
 
         for record in records:
             if not isinstance(record.new, DNSPointer) or record.new.name.lower() != SERVICE:
@@ -151,11 +151,15 @@ class OwnResponder:
             if record.new.ttl == 0 or record.new.is_expired(record.new.created):
                 self._on_gone(instance)
             elif name not in self._resolving and len(self._resolving) < 256:
-                task = asyncio.create_task(self._resolve(zeroconf, name, instance))
-                self._resolving[name] = task
-                task.add_done_callback(lambda _, name=name: self._resolving.pop(name, None))
+                self._resolving[name] = asyncio.create_task(self._resolve(zeroconf, name, instance))
 
     async def _resolve(self, zeroconf: Zeroconf, name: str, instance: str) -> None:
+        try:
+            await self._look_up(zeroconf, name, instance)
+        finally:
+            del self._resolving[name]
+
+    async def _look_up(self, zeroconf: Zeroconf, name: str, instance: str) -> None:
         from zeroconf import DNSQuestionType
         from zeroconf.asyncio import AsyncServiceInfo
 
@@ -177,6 +181,7 @@ class OwnResponder:
                 device_id=told.get("id", "").lower(),
                 version=told.get("version", ""),
                 ssl=told.get("ssl") == "1",
+                addresses=tuple(sorted(addresses)),
             )
         )
 

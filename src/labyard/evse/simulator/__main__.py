@@ -1,4 +1,4 @@
-"""`labyard-evse-sim [SCENARIO]`: run it, print the result as JSON. Exit 0: the budget held; 1: it did not; 2: bad input."""
+"""`labyard-evse-sim [SCENARIO]`: prints the result as JSON. Exit 0: the budget held; 1: it did not; 2: bad input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAY = Path(__file__).with_name("day.json")
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="labyard-evse-sim", description="Simulate a group of chargers, no network.")
-    parser.add_argument("scenario", nargs="?", type=Path, default=DAY, help="JSON; without it a day of four with faults")
+    parser.add_argument("scenario", nargs="?", type=Path, default=DAY, help="JSON; default: a day of four, with faults")
     parser.add_argument("--series", type=Path, metavar="FILE", help="JSON lines: offered and drawn current over time")
     parser.add_argument("--sample", type=float, default=60.0, metavar="SECONDS", help="between two lines (default 60)")
     options = parser.parse_args(arguments)

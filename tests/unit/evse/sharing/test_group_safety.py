@@ -42,9 +42,7 @@ class Charger:
 
 
 class Links(RuleBasedStateMachine):
-    @initialize(
-        count=st.integers(1, 5), budget=st.floats(1, 100), mode=st.sampled_from(["safe_current", "disable"])
-    )
+    @initialize(count=st.integers(1, 5), budget=st.floats(1, 100), mode=st.sampled_from(["safe_current", "disable"]))
     def begin(self, count: int, budget: float, mode: str) -> None:
         self.now = 100.0
         self.safe = SAFE if mode == "safe_current" else 0.0
@@ -88,7 +86,7 @@ class Links(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9))
     def restarts(self, number: int) -> None:
-        id, charger = self.charger(number)
+        _, charger = self.charger(number)
         self.link_breaks(number, noticed=True)
         if charger.told_at is not None:
             self.spend(1.0)
@@ -96,7 +94,7 @@ class Links(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9), wants=st.booleans(), takes=st.floats(6, 32))
     def car(self, number: int, wants: bool, takes: float) -> None:
-        id, charger = self.charger(number)
+        _, charger = self.charger(number)
         charger.wants, charger.takes = wants, takes
         self.tell(charger)
 
