@@ -44,6 +44,7 @@ import structlog
 from starlette.routing import BaseRoute
 
 from labyard.evse.clock import Clock
+from labyard.evse.codes import State
 from labyard.evse.gateway import status
 from labyard.evse.gateway.auth import Auth
 from labyard.evse.gateway.claims import Claims, Client, Priority, Properties, SafetyCaps
@@ -74,6 +75,8 @@ TICK = 1.0  # seconds of the charger's clock
 STATUS_TICKS = 30
 ENERGY_TICKS = 600
 CLOSING = 1.0  # seconds, real
+# What of the EVSE is not told when it changes: it is sent each second while it charges, or with all else.
+_QUIET = frozenset({"amp", "voltage", "temperatures", "temperature_max", "session_wattseconds", "total_wh"})
 ENERGY, LIMIT, SCHEDULE = "energy.json", "limit.json", "schedule.json"
 
 
@@ -117,6 +120,7 @@ class Gateway:
         self.divert = Divert(self.claims)
         self._voltage: float | None = None  # V, as others told it
         self._vehicle_seen = False
+        self._last_state = int(State.STARTING)
         self._publishing = False
         self._ticks = 0
         self._restore()
@@ -188,8 +192,11 @@ class Gateway:
 
     # What routes ask
 
-    def told_voltage(self, volts: float) -> None:
+    async def tell_voltage(self, volts: float) -> None:
+        """Count with it, until the EVSE measures another, and tell the EVSE to do so, too."""
         self._voltage = volts
+        self.evse.voltage = None
+        await self.manager.rapi.send(f"$SV {round(volts * 1000)}")
 
     def look_at_supply(self) -> None:
         """Shaper and divert, after a measurement or a change of theirs."""
@@ -255,11 +262,13 @@ class Gateway:
             self._vehicle_seen = self.evse.vehicle
             self._vehicle_came() if self._vehicle_seen else self._vehicle_went()
         if "state" in names:
-            if self.evse.charging:
+            if self.evse.charging and self._last_state != State.STARTING:
                 self.energy.switches += 1
+            self._last_state = self.evse.state
             self._keep_energy()
             self._write_log()
-        self._publish_soon()
+        if names - _QUIET:
+            self._publish_soon()
 
     def _vehicle_came(self) -> None:
         self.energy.new_session()
