@@ -56,10 +56,10 @@ from labyard.evse.gateway.limit import Limit, Limits
 from labyard.evse.gateway.limit import parse as parse_limit
 from labyard.evse.gateway.manager import Manager
 from labyard.evse.gateway.metrics import Measure
-from labyard.evse.gateway.options import BadOption, Options
+from labyard.evse.gateway.options import TABLE, BadOption, Options
 from labyard.evse.gateway.override import Override
 from labyard.evse.gateway.rapi_link import PtyLink
-from labyard.evse.gateway.schedule import Schedule
+from labyard.evse.gateway.schedule import Event, Schedule
 from labyard.evse.gateway.storage import Storage
 from labyard.evse.gateway.supply import Charger, Divert, Shaper
 from labyard.evse.gateway.timekeeping import WallClock, iso, rapi_words, week_seconds, zone
@@ -124,14 +124,14 @@ class Gateway:
         self._publishing = False
         self._ticks = 0
         self._restore()
-        self._take_options(frozenset(("time_zone", "charge_mode", "current_shaper_enabled")))
+        self._take_options(frozenset(TABLE))
         options.guard(_check_zone)
         options.on_change(self._take_options)
         self.claims.on_change(self._claims_changed)
         self.evse.on_change(self._evse_changed)
         self.manager.on_button(self.override.toggle)
         self.manager.on_ready(self.tell_time)
-        self._look_at_schedule()
+        self._event = self._look_at_schedule()
         for install in PARTS:
             install(self)
 
@@ -218,7 +218,7 @@ class Gateway:
         self.storage.write(SCHEDULE, self.schedule.as_json())
         self.versions.bump("schedule_version")
         self.versions.bump("schedule_plan_version")
-        self._look_at_schedule()
+        self._event = self._look_at_schedule()
 
     async def tell_time(self) -> None:
         """Set the clock of the EVSE."""
@@ -236,7 +236,11 @@ class Gateway:
             self.energy.add(seconds, status.power(self), self.wall.local().date())
             self.hub.publish(status.live(self))
         self._look_at_limit()
-        self._look_at_schedule()
+        event = self._look_at_schedule()
+        if event != self._event:
+            self._event = event
+            if event is not None:
+                self._event_began(event)
         if self._ticks % STATUS_TICKS == 0:
             self.hub.publish(status.charger(self))
         if self._ticks % ENERGY_TICKS == 0 and self.evse.charging:
@@ -250,12 +254,19 @@ class Gateway:
         if self.limits.look(self.evse.vehicle, measured):
             log.info("limit reached", limit=self.limits.limit)
 
-    def _look_at_schedule(self) -> None:
+    def _look_at_schedule(self) -> Event | None:
+        """Claim what the event that holds now wants; returns that event."""
         event = self.schedule.current(*week_seconds(self.wall.local())) if self.schedule.events else None
         if event is None:
             self.claims.release(Client.SCHEDULE)
         else:
             self.claims.set(Client.SCHEDULE, Priority.TIMER, Properties(event.state))
+        return event
+
+    def _event_began(self, event: Event) -> None:
+        extras = dict(event.extras)
+        with contextlib.suppress(ValueError):  # most have none
+            self.set_limit(parse_limit({"type": extras.get("limit"), "value": extras.get("limit_value")}))
 
     def _evse_changed(self, names: frozenset[str]) -> None:
         if self.evse.vehicle != self._vehicle_seen:
@@ -290,10 +301,10 @@ class Gateway:
                 self.wall.zone = zone(self.options["time_zone"])
             except ValueError as problem:  # stored on a host that knew it
                 log.warning("time zone is unknown, UTC is used", problem=str(problem))
-        if "scheduler_start_window" in keys or not self._ticks:
-            self.schedule.delay = random.Random(self.identity.device_id).randint(
-                0, self.options["scheduler_start_window"]
-            )
+        if "scheduler_start_window" in keys:
+            # Another for each charger of a street, but the same after a restart.
+            chance = random.Random(self.identity.device_id)
+            self.schedule.delay = chance.randint(0, self.options["scheduler_start_window"])
         if "charge_mode" in keys:
             self.divert.mode = 2 if self.options["charge_mode"] == "eco" else 1
         self.divert.ratio = self.options["divert_PV_ratio"]

@@ -175,6 +175,20 @@ def test_the_shaper_caps_and_pauses(pair: Pair) -> None:
     pair.wait(state=3, pilot=32)
 
 
+def test_an_event_of_the_schedule_starts_and_limits(pair: Pair) -> None:
+    http = pair.gateway.http
+    http.post("/config", json={"scheduler_start_window": 0, "time_zone": "x|UTC0"})
+    http.post("/time", json={"time": "2026-03-02T11:59:50Z"})  # a Monday; 20 times as fast
+    days = ["monday"]
+    start = {"id": 1, "state": "active", "time": "12:00:00", "days": days, "limit": "energy", "limit_value": 50000}
+    http.post("/schedule", json=[start, {"id": 2, "state": "disabled", "time": "12:01:00", "days": days}])
+    pair.wait(state=254, limit=False)
+    pair.wait(state=1, limit=True)
+    assert http.get("/limit").json() == {"type": "energy", "value": 50000, "auto_release": True}
+    pair.wait(state=254)
+    assert http.get("/schedule/plan").json()["current_event"]["id"] == 2
+
+
 def test_a_bridge_that_goes_and_comes(pair: Pair) -> None:
     pair.charge()
     pair.stop("bridge")
