@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -10,7 +11,7 @@ import structlog
 
 from labyard.evse.emulator.line import End, Line
 
-# Bytes that may wait for a client which does not read; then it is dropped.
+# Bytes that may wait for a client which does not read, here and again in the kernel; then it is dropped.
 _PATIENCE = 64 * 1024
 _MOST_CLIENTS = 64
 
@@ -26,6 +27,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_PATIENCE)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PATIENCE)
         host, port, *_ = transport.get_extra_info("peername")
         self.name = f"{host}:{port}"
         if len(self._line.ends) + len(self._line.observers) >= _MOST_CLIENTS:

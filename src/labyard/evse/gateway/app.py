@@ -44,6 +44,7 @@ import structlog
 from starlette.routing import BaseRoute
 
 from labyard.evse.clock import Clock
+from labyard.evse.codes import State
 from labyard.evse.gateway import status
 from labyard.evse.gateway.auth import Auth
 from labyard.evse.gateway.claims import Claims, Client, Priority, Properties, SafetyCaps
@@ -55,10 +56,10 @@ from labyard.evse.gateway.limit import Limit, Limits
 from labyard.evse.gateway.limit import parse as parse_limit
 from labyard.evse.gateway.manager import Manager
 from labyard.evse.gateway.metrics import Measure
-from labyard.evse.gateway.options import BadOption, Options
+from labyard.evse.gateway.options import TABLE, BadOption, Options
 from labyard.evse.gateway.override import Override
 from labyard.evse.gateway.rapi_link import PtyLink
-from labyard.evse.gateway.schedule import Schedule
+from labyard.evse.gateway.schedule import Event, Schedule
 from labyard.evse.gateway.storage import Storage
 from labyard.evse.gateway.supply import Charger, Divert, Shaper
 from labyard.evse.gateway.timekeeping import WallClock, iso, rapi_words, week_seconds, zone
@@ -75,6 +76,8 @@ TICK = 1.0  # seconds of the charger's clock
 STATUS_TICKS = 30
 ENERGY_TICKS = 600
 CLOSING = 1.0  # seconds, real
+# What of the EVSE is not told when it changes: it is sent each second while it charges, or with all else.
+_QUIET = frozenset({"amp", "voltage", "temperatures", "temperature_max", "session_wattseconds", "total_wh"})
 ENERGY, LIMIT, SCHEDULE = "energy.json", "limit.json", "schedule.json"
 
 
@@ -118,17 +121,18 @@ class Gateway:
         self.divert = Divert(self.claims)
         self._voltage: float | None = None  # V, as others told it
         self._vehicle_seen = False
+        self._last_state = int(State.STARTING)
         self._publishing = False
         self._ticks = 0
         self._restore()
-        self._take_options(frozenset(("time_zone", "charge_mode", "current_shaper_enabled")))
+        self._take_options(frozenset(TABLE))
         options.guard(_check_zone)
         options.on_change(self._take_options)
         self.claims.on_change(self._claims_changed)
         self.evse.on_change(self._evse_changed)
         self.manager.on_button(self.override.toggle)
         self.manager.on_ready(self.tell_time)
-        self._look_at_schedule()
+        self._event = self._look_at_schedule()
         for install in PARTS:
             install(self)
 
@@ -189,8 +193,11 @@ class Gateway:
 
     # What routes ask
 
-    def told_voltage(self, volts: float) -> None:
+    async def tell_voltage(self, volts: float) -> None:
+        """Count with it, until the EVSE measures another, and tell the EVSE to do so, too."""
         self._voltage = volts
+        self.evse.voltage = None
+        await self.manager.rapi.send(f"$SV {round(volts * 1000)}")
 
     def look_at_supply(self) -> None:
         """Shaper and divert, after a measurement or a change of theirs."""
@@ -212,7 +219,7 @@ class Gateway:
         self.storage.write(SCHEDULE, self.schedule.as_json())
         self.versions.bump("schedule_version")
         self.versions.bump("schedule_plan_version")
-        self._look_at_schedule()
+        self._event = self._look_at_schedule()
 
     async def tell_time(self) -> None:
         """Set the clock of the EVSE."""
@@ -230,7 +237,11 @@ class Gateway:
             self.energy.add(seconds, status.power(self), self.wall.local().date())
             self.hub.publish(status.live(self))
         self._look_at_limit()
-        self._look_at_schedule()
+        event = self._look_at_schedule()
+        if event != self._event:
+            self._event = event
+            if event is not None:
+                self._event_began(event)
         if self._ticks % STATUS_TICKS == 0:
             self.hub.publish(status.charger(self))
         if self._ticks % ENERGY_TICKS == 0 and self.evse.charging:
@@ -244,23 +255,32 @@ class Gateway:
         if self.limits.look(self.evse.vehicle, measured):
             log.info("limit reached", limit=self.limits.limit)
 
-    def _look_at_schedule(self) -> None:
+    def _look_at_schedule(self) -> Event | None:
+        """Claim what the event that holds now wants; returns that event."""
         event = self.schedule.current(*week_seconds(self.wall.local())) if self.schedule.events else None
         if event is None:
             self.claims.release(Client.SCHEDULE)
         else:
             self.claims.set(Client.SCHEDULE, Priority.TIMER, Properties(event.state))
+        return event
+
+    def _event_began(self, event: Event) -> None:
+        extras = dict(event.extras)
+        with contextlib.suppress(ValueError):  # most have none
+            self.set_limit(parse_limit({"type": extras.get("limit"), "value": extras.get("limit_value")}))
 
     def _evse_changed(self, names: frozenset[str]) -> None:
         if self.evse.vehicle != self._vehicle_seen:
             self._vehicle_seen = self.evse.vehicle
             self._vehicle_came() if self._vehicle_seen else self._vehicle_went()
         if "state" in names:
-            if self.evse.charging:
+            if self.evse.charging and self._last_state != State.STARTING:
                 self.energy.switches += 1
+            self._last_state = self.evse.state
             self._keep_energy()
             self._write_log()
-        self._publish_soon()
+        if names - _QUIET:
+            self._publish_soon()
 
     def _vehicle_came(self) -> None:
         self.energy.new_session()
@@ -282,10 +302,10 @@ class Gateway:
                 self.wall.zone = zone(self.options["time_zone"])
             except ValueError as problem:  # stored on a host that knew it
                 log.warning("time zone is unknown, UTC is used", problem=str(problem))
-        if "scheduler_start_window" in keys or not self._ticks:
-            self.schedule.delay = random.Random(self.identity.device_id).randint(
-                0, self.options["scheduler_start_window"]
-            )
+        if "scheduler_start_window" in keys:
+            # Another for each charger of a street, but the same after a restart.
+            chance = random.Random(self.identity.device_id)
+            self.schedule.delay = chance.randint(0, self.options["scheduler_start_window"])
         if "charge_mode" in keys:
             self.divert.mode = 2 if self.options["charge_mode"] == "eco" else 1
         self.divert.ratio = self.options["divert_PV_ratio"]

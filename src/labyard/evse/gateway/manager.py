@@ -48,7 +48,6 @@ class Manager:
         self._boot_wanted = asyncio.Event()
         self._line = asyncio.Event()
         self._dirty = asyncio.Event()
-        self._booting = False
         self._state_pending = True  # the EVSE has not yet been told the state that is wanted
         self._last_state = True
         self._last_own_state = True
@@ -163,6 +162,8 @@ class Manager:
         if self._ticks % SLOW_POLL == 0:
             for command in ("$GS", "$GP", "$GU"):
                 await self.read(command)
+        elif self.rapi.doubtful:
+            await self.read("$GS")
         if self._state_pending or self._pilot_pending(self.wanted()):
             self._dirty.set()
 
@@ -176,13 +177,11 @@ class Manager:
     async def _boot_forever(self) -> None:
         while True:
             await self._boot_wanted.wait()
-            self._booting = True
             self.ready = False
             for delay in chain((1, 2, 4), repeat(10)):
                 if await self._boot():
                     break
                 await self._line_or(delay)
-            self._booting = False
 
     async def _boot(self) -> bool:
         """Whether the EVSE is ready now."""

@@ -19,6 +19,7 @@ from labyard.evse.clock import MAX_SCALE, Clock
 from labyard.evse.gateway import api, identity
 from labyard.evse.gateway.app import Gateway
 from labyard.evse.gateway.options import TABLE, BadOption, Options
+from labyard.evse.gateway.protocol import BoundedProtocol
 from labyard.evse.gateway.storage import Storage
 
 log = structlog.get_logger(__name__)
@@ -137,7 +138,7 @@ async def serve(gateway: Gateway, listening: socket.socket) -> bool:
     server = uvicorn.Server(
         uvicorn.Config(
             api.build(gateway),
-            http="httptools",
+            http=BoundedProtocol,
             ws="websockets-sansio",
             ws_max_size=64 * 1024,
             lifespan="off",

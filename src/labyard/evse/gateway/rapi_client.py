@@ -76,6 +76,11 @@ class RapiClient:
     def succeeded(self) -> int:
         return self.results[Result.OK] + self.results[Result.NK]
 
+    @property
+    def doubtful(self) -> bool:
+        """The last command got no answer."""
+        return self._timeouts > 0
+
     def attach(self, write: Callable[[bytes], None]) -> None:
         """The link is open."""
         self._reader.clear()

@@ -9,7 +9,7 @@ import structlog
 
 from labyard.evse.codes import Control
 from labyard.evse.gateway.evse import Evse
-from labyard.evse.gateway.options import Options
+from labyard.evse.gateway.options import TABLE, Options
 from labyard.evse.gateway.rapi_client import RapiClient, Reply, Result
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,9 @@ class EvseSettings:
         self._options.keep({key: value for key, value in self._observed().items() if key not in self._waiting})
 
     async def after_boot(self) -> None:
+        """What the EVSE forgets when it is switched off, and what waited for it."""
+        if self._options["voltage"] != TABLE["voltage"].default:
+            self._waiting["voltage"] = self._options["voltage"]
         if self._options["heartbeat_enabled"]:
             await self._tell_heartbeat()
         await self.flush()

@@ -103,6 +103,17 @@ class TestCommon:
                 raw.sendall(nonsense)
         assert lone.http.get("/config").status_code == 200
 
+    def test_a_head_has_an_end(self, lone: GatewayProcess) -> None:
+        with socket.create_connection(("127.0.0.1", lone.port)) as raw, pytest.raises(ConnectionError):
+            raw.sendall(b"GET /status HTTP/1.1\r\n")
+            for number in range(10_000):
+                raw.sendall(b"X-%d: %s\r\n" % (number, b"x" * 1000))
+        assert lone.http.post("/config", content=b" " * 65534 + b"{}").json()["msg"] == "no change"
+
+    def test_methods_that_nobody_knows(self, lone: GatewayProcess) -> None:
+        answer = lone.http.request("TRACE", "/status")
+        assert (answer.status_code, answer.json()) == (405, {"msg": "Method not allowed"})
+
 
 class TestStatus:
     def test_every_field_is_there(self, lone: GatewayProcess) -> None:

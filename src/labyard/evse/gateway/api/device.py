@@ -26,6 +26,7 @@ from labyard.evse.gateway.timekeeping import iso, offset, parse_time
 if TYPE_CHECKING:
     from labyard.evse.gateway.app import Gateway
 
+MAX_ADVANCE = 86400  # seconds at once: each of them is lived through
 _BAD_JSON = "Could not parse JSON"
 
 
@@ -191,8 +192,11 @@ def lab_routes(gateway: Gateway) -> list[BaseRoute]:
         content = await json_object(request, _BAD_JSON)
         if "seconds" not in content:
             raise ApiError(400, "Missing required 'seconds' parameter")
+        seconds = _number(content, "seconds", 0.0)
+        if seconds > MAX_ADVANCE:
+            raise ApiError(400, f"seconds must be at most {MAX_ADVANCE}")
         try:
-            await clock.advance(_number(content, "seconds", 0.0))
+            await clock.advance(seconds)
         except ValueError as problem:
             raise ApiError(400, str(problem)) from None
         return await read_clock(request)

@@ -32,7 +32,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         except ValueError as problem:
             raise ApiError(400, str(problem)) from None
         if "voltage" in measured:
-            gateway.told_voltage(measured["voltage"])
+            await gateway.tell_voltage(measured["voltage"])
         if "shaper_live_pwr" in measured:
             gateway.shaper.measured(measured["shaper_live_pwr"], now)
         if "solar" in measured:
