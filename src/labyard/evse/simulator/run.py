@@ -8,10 +8,10 @@ from itertools import count
 from random import Random
 from typing import Any
 
+from labyard.evse.sharing.account import OVERDRAW, Account
 from labyard.evse.sharing.demand import Report
 from labyard.evse.sharing.group import Group, Offer
 from labyard.evse.sharing.limit import Failsafe, Limit
-from labyard.evse.simulator.account import OVERDRAW, Account
 from labyard.evse.simulator.charger import Charger
 from labyard.evse.simulator.link import Link
 from labyard.evse.simulator.scenario import Fault, Peer, Scenario

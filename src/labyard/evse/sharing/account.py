@@ -13,8 +13,10 @@ OVERDRAW = 0.5  # A above the offer
 
 @dataclass
 class Account:
-    """Follows a group's sum over time; currents in A. While a grace lasts, what the sum was allowed before counts."""
+    """Follows a group's sum over time; currents in A. While a grace lasts, what the sum was allowed before counts.
+    `scale` is how fast the time of the chargers goes: the graces are theirs."""
 
+    scale: float = 1.0
     over_ampere_seconds: float = 0.0
     graced_ampere_seconds: float = 0.0
     violations: int = 0  # times that it went over
@@ -25,12 +27,12 @@ class Account:
     _over: bool = False
 
     def joined(self, now: float) -> None:
-        self._join_until = now + JOIN_GRACE
+        self._join_until = now + JOIN_GRACE / self.scale
 
     def add(self, now: float, seconds: float, total: float, budget: float) -> float:
         """The sum was `total` for `seconds`. Returns by how much it is a violation, A."""
         if self._budget is not None and budget < self._budget:
-            self._budgets.append((now + LOWERED_GRACE, self._budget))
+            self._budgets.append((now + LOWERED_GRACE / self.scale, self._budget))
         self._budget = budget
         while self._budgets and self._budgets[0][0] < now:
             self._budgets.popleft()
