@@ -139,7 +139,7 @@ def _found_entry(sharing: Sharing, found: Found, peer: Peer | None) -> dict[str,
         "host": found.host if peer is None else peer.host,
         "url": found.url,
         "ip": found.address,
-        "online": found.online or (peer is not None and _linked(sharing, peer)),
+        "online": found.online if peer is None else _online(sharing, peer, found.online),
         "joined": peer is not None,
         "isLocal": False,
     }
@@ -155,15 +155,18 @@ def _unseen_entry(sharing: Sharing, peer: Peer) -> dict[str, Any]:
         "host": peer.host,
         "url": f"http://{name}" + ("" if where.port in (None, 80) else f":{where.port}"),
         "ip": address,
-        "online": _linked(sharing, peer),
+        "online": _online(sharing, peer, False),
         "joined": True,
         "isLocal": False,
     }
 
 
-def _linked(sharing: Sharing, peer: Peer) -> bool:
-    group = sharing.controller.group
-    return group is not None and peer.host in group.members and group.online(peer.host)
+def _online(sharing: Sharing, peer: Peer, found: bool) -> bool:
+    """The controller knows it from its link, as soon as that was tried; else what mDNS has found counts."""
+    group, link = sharing.controller.group, sharing.controller.links.get(peer.host)
+    if group is None or link is None or (link.untried and found):
+        return found
+    return peer.host in group.members and group.online(peer.host)
 
 
 def _known(sharing: Sharing, peer: Peer) -> dict[str, Any]:

@@ -59,14 +59,13 @@ class Member:
         self._since = 0.0  # when it became a member, on the charger's clock
         self._resolved: tuple[str, float, frozenset[str]] = ("", 0.0, frozenset())
         self._options.guard(self._guard)
-        self.configure()
 
     @property
     def active(self) -> bool:
         return bool(self._options["loadsharing_enabled"]) and self._options["loadsharing_role"] == "member"
 
     def configure(self) -> None:
-        """Options changed."""
+        """Options changed, or are there for the first time: a member begins in its failsafe."""
         if not self.active:
             if self.limit is not None:
                 self.limit = None

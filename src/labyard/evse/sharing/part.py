@@ -51,6 +51,7 @@ class Sharing:
         )
         self.member = Member(gateway, lambda: self.directory, self.addresses, self._limit_as_member, self._left)
         self._plug_in()
+        self.member.configure()
 
     def names(self) -> list[str]:
         """The one on the network first."""
