@@ -61,6 +61,8 @@ class RapiClient:
         self._on_connected = on_connected
         self._write: Callable[[bytes], None] | None = None
         self._reader = LineReader(MAX_REPLY)
+        # The other end sends checksums: a line without one is a line that has lost it.
+        self._checks = False
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._timeouts = 0
@@ -84,6 +86,7 @@ class RapiClient:
     def attach(self, write: Callable[[bytes], None]) -> None:
         """The link is open."""
         self._reader.clear()
+        self._checks = False
         self._write = write
 
     def detach(self) -> None:
@@ -138,7 +141,9 @@ class RapiClient:
         frame = decode(line)
         name = frame.tokens[0] if frame.tokens else ""
         event = name.startswith("A") or name in ("WF", "ST")
-        if frame.checksum is Checksum.WRONG:
+        if frame.checksum is Checksum.GOOD:
+            self._checks = True
+        elif frame.checksum is Checksum.WRONG or self._checks:
             if not event:
                 self._complete(Reply(Result.BAD_CHECKSUM))
             return
