@@ -1,4 +1,8 @@
-"""RAPI commands and their replies, one at a time: contract 2.1. No I/O: the link gives it bytes and takes its lines."""
+"""RAPI commands and their replies, one at a time: contract 2.1. No I/O: the link gives it bytes and takes its lines.
+
+The controller's 20 ms between two bytes are not looked after: a bridge delivers in lumps, and a line that is cut ends
+with the next `$`.
+"""
 
 from __future__ import annotations
 
