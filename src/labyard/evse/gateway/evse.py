@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from labyard.evse.codes import Control, State, Vflag
 
 ASLEEP = frozenset({253, State.SLEEPING, State.DISABLED})  # 253: the public image's sleep
 FAULTS = range(State.VENTILATION, 12)
+_DECIMAL = re.compile(r"-?[0-9]{1,10}")
+_HEX = re.compile(r"[0-9A-Fa-f]{1,4}")
 ABSENT = -2560  # a temperature sensor that is not there, 0.1 °C
 
 
@@ -113,18 +116,18 @@ class Evse:
     def read_transition(self, words: Sequence[str], now: float) -> None:
         """`$AT`."""
         state, _, amps, vflags = _some(words, 4)[:4]
-        self._enter(int(state, 16), int(vflags, 16), now, capacity=_count(amps))
+        self._enter(_hex(state), _hex(vflags), now, capacity=_count(amps))
 
     def read_state(self, words: Sequence[str], now: float) -> None:
         """`$GS`."""
         if self.old_protocol:
             state, vflags = int(_some(words, 1)[0]), None
         else:
-            state = int(_some(words, 2)[0], 16)
-            vflags = int(words[3], 16) if len(words) > 3 else None
+            state = _hex(_some(words, 2)[0])
+            vflags = _hex(words[3]) if len(words) > 3 else None
         elapsed = _count(words[1]) if len(words) > 1 else 0
-        if vflags is None:  # an old controller does not say whether there is a car
-            vflags = Vflag.CAR_CONNECTED if state in (State.CONNECTED, State.CHARGING, State.VENTILATION) else 0
+        if vflags is None:
+            vflags = self._guess_vflags(state)
         self._enter(state, vflags, now)
         self._elapsed, self._elapsed_at = elapsed, now
 
@@ -139,16 +142,16 @@ class Evse:
 
     def read_settings(self, words: Sequence[str]) -> None:
         """`$GE`."""
-        self._set(ecf=int(_some(words, 2)[1], 16))
+        self._set(ecf=_hex(_some(words, 2)[1]))
 
     def read_faults(self, words: Sequence[str]) -> None:
         """`$GF`: hexadecimal; what is no hexadecimal number cannot be decimal either."""
-        gfci, no_ground, stuck = (int(word, 16) for word in _some(words, 3)[:3])
+        gfci, no_ground, stuck = (_hex(word) for word in _some(words, 3)[:3])
         self._set(gfci=gfci, no_ground=no_ground, stuck=stuck)
 
     def read_ammeter(self, words: Sequence[str]) -> None:
         """`$GA`."""
-        scale, offset = (int(word) for word in _some(words, 2)[:2])
+        scale, offset = (_number(word) for word in _some(words, 2)[:2])
         self._set(scale=scale, offset=offset)
 
     def read_serial(self, words: Sequence[str]) -> None:
@@ -157,12 +160,12 @@ class Evse:
 
     def read_current(self, words: Sequence[str]) -> None:
         """`$GG`: mA and mV, -1 for what is not measured."""
-        amp, voltage = (int(word) for word in _some(words, 2)[:2])
+        amp, voltage = (_number(word) for word in _some(words, 2)[:2])
         self._set(amp=max(0, amp) if self.charging else 0, voltage=voltage if voltage > 0 else None)
 
     def read_temperatures(self, words: Sequence[str]) -> None:
         """`$GP`."""
-        values = [int(word) for word in _some(words, 3)[:3]]
+        values = [_number(word) for word in _some(words, 3)[:3]]
         self._set(temperatures=[value if value != ABSENT else None for value in values])
         if self.temperature is not None:
             self._set(temperature_max=max(self.temperature, self.temperature_max or self.temperature))
@@ -171,6 +174,12 @@ class Evse:
         """`$GU`."""
         session, total = (_count(word) for word in _some(words, 2)[:2])
         self._set(session_wattseconds=session, total_wh=total)
+
+    def _guess_vflags(self, state: int) -> int:
+        """An old controller does not say whether there is a car; asleep, one that was there is taken to be there."""
+        if state in (State.CONNECTED, State.CHARGING, State.VENTILATION):
+            return self.vflags | Vflag.CAR_CONNECTED
+        return self.vflags & ~Vflag.CAR_CONNECTED if state == State.NOT_CONNECTED else self.vflags
 
     def _enter(self, state: int, vflags: int, now: float, **more: Any) -> None:
         was_charging, elapsed = self.charging, self.elapsed(now)
@@ -200,8 +209,21 @@ def _some(words: Sequence[str], count: int) -> Sequence[str]:
     return words
 
 
+def _number(word: str) -> int:
+    """Stricter than int(), which takes "32_27": what is left of a line whose checksum lost its mark."""
+    if not _DECIMAL.fullmatch(word):
+        raise ValueError(f"a number was expected, not {word!r}")
+    return int(word)
+
+
 def _count(word: str) -> int:
-    number = int(word)
+    number = _number(word)
     if number < 0:
         raise ValueError(f"a number of 0 or more was expected, not {word!r}")
     return number
+
+
+def _hex(word: str) -> int:
+    if not _HEX.fullmatch(word):
+        raise ValueError(f"a hexadecimal number was expected, not {word!r}")
+    return int(word, 16)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -132,40 +134,50 @@ def stop(text: str) -> NoReturn:
     sys.exit(1)
 
 
+class Server(uvicorn.Server):
+    """Leaves it to `serve` what a signal means; uvicorn would send it again at its end, which is death."""
+
+    def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_signal = on_signal
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        yield
+
+
 async def serve(gateway: Gateway, listening: socket.socket) -> bool:
     """Until SIGTERM or SIGINT, or a restart is asked for. True: start again."""
     again = False
-    server = uvicorn.Server(
-        uvicorn.Config(
-            api.build(gateway),
-            http=BoundedProtocol,
-            ws="websockets-sansio",
-            ws_max_size=64 * 1024,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE,
-        )
+    config = uvicorn.Config(
+        api.build(gateway),
+        http=BoundedProtocol,
+        ws="websockets-sansio",
+        ws_max_size=64 * 1024,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
     )
 
     def end(restart: bool = False) -> None:
         nonlocal again
         again = again or restart
         server.should_exit = True
+        gateway.hub.close()
+        work.cancel()
 
+    server = Server(config, end)
     gateway.stop = end
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn has its own handlers while it runs, and sends the signal again at the end: that is not for us.
-        signal.signal(number, lambda *_: None)
-    work = loop.create_task(gateway.run())
+    work = asyncio.create_task(gateway.run())
     work.add_done_callback(lambda _: end())  # it never ends by itself but by a defect
     log.info("gateway serves", port=gateway.port, id=gateway.identity.device_id, host=gateway.hostname)
     await server.serve(sockets=[listening])
-    gateway.hub.close()
-    work.cancel()
     await asyncio.wait([work])
     if not work.cancelled() and work.exception() is not None:
         log.error("gateway failed", exc_info=work.exception())
@@ -179,4 +191,4 @@ def main() -> None:
     again = uvloop.run(serve(gateway, listen(gateway.port)))
     if again:
         log.info("gateway restarts")
-        os.execv(sys.executable, [sys.executable, "-m", "labyard.evse.gateway", *words])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "labyard.evse.gateway", *words])

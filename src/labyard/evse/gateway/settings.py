@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ class EvseSettings:
         self._options = options
         self._read = read
         self._waiting: dict[str, Any] = {}
+        self._flushing = asyncio.Lock()
 
     def changed(self, keys: frozenset[str]) -> None:
         known = self._observed()
@@ -57,6 +59,10 @@ class EvseSettings:
         await self.flush()
 
     async def flush(self) -> None:
+        async with self._flushing:  # who comes second finds it done
+            await self._flush()
+
+    async def _flush(self) -> None:
         if not self._waiting:
             return
         settings, self._waiting = self._waiting, {}

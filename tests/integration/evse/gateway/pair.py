@@ -8,22 +8,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
 from integration.evse.gateway.conftest import GatewayProcess, free_port
 
+Bridge = Literal["socat", "wait-slave", "none"]
+
 
 class Pair:
-    """`scale` is how fast both live."""
+    """`scale` is how fast both live; `bridge` is what is between them: socat, socat that waits until the gateway opens
+    the PTY, or nothing but a PTY of the emulator."""
 
-    def __init__(self, directory: Path, scale: float = 1.0, wait_slave: bool = False, *emulator_flags: str) -> None:
+    def __init__(self, directory: Path, scale: float = 1.0, bridge: Bridge = "socat", *emulator_flags: str) -> None:
         self.directory = directory
         self.rapi_port, self.web_port = free_port(), free_port()
         self.pty = directory / "pty"
         self._flags = ["--time-scale", str(scale), *emulator_flags]
-        self._wait_slave = wait_slave
+        self._bridge = bridge
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.web_port}", timeout=10)
         self.start_emulator()
@@ -33,7 +36,11 @@ class Pair:
         self.gateway = GatewayProcess(storage, str(self.pty), 0, None, "--time-scale", str(scale))
 
     def start_emulator(self) -> None:
-        flags = ["--web-port", str(self.web_port), "--serial-mode", "tcp", "--serial-tcp-port", str(self.rapi_port)]
+        flags = ["--web-port", str(self.web_port)]
+        if self._bridge == "none":
+            flags += ["--serial-mode", "pty", "--serial-pty-path", str(self.pty)]
+        else:
+            flags += ["--serial-mode", "tcp", "--serial-tcp-port", str(self.rapi_port)]
         self._start("emulator", [sys.executable, "-m", "labyard.evse.emulator", *flags, *self._flags])
         end = time.monotonic() + 15
         while True:
@@ -46,7 +53,9 @@ class Pair:
 
     def start_bridge(self) -> None:
         """It needs the emulator."""
-        pty = f"PTY,link={self.pty},rawer" + (",wait-slave" if self._wait_slave else "")
+        if self._bridge == "none":
+            return
+        pty = f"PTY,link={self.pty},rawer" + (",wait-slave" if self._bridge == "wait-slave" else "")
         self._start("bridge", ["socat", pty, f"TCP:localhost:{self.rapi_port}"])
 
     def stop(self, name: str) -> None:
@@ -55,6 +64,9 @@ class Pair:
         process.wait(5)
         if name == "bridge":
             self.pty.unlink(missing_ok=True)  # socat has no time to
+
+    def ended(self, name: str) -> bool:
+        return self._running[name].poll() is not None
 
     def close(self) -> None:
         self.gateway.stop(signal.SIGKILL)

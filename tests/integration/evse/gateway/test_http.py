@@ -338,6 +338,8 @@ class TestDevice:
         assert lone.http.get("/logs").json() == {"min": 0, "max": 0}
         assert lone.http.get("/logs/0").json() == []
         assert lone.http.request("DELETE", "/emeter", json={"hard": True, "import": False}).json() == {"msg": "done"}
+        assert lone.http.delete("/emeter").json() == {"msg": "done"}
+        assert lone.http.request("DELETE", "/emeter", content=b"x").status_code == 400
         assert lone.http.post("/login", json={}).json() == {"msg": "ok"}  # no password is set
 
     def test_clock(self, lone: GatewayProcess) -> None:

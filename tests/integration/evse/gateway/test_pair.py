@@ -230,10 +230,52 @@ def test_a_bad_line_is_slow_but_right(pair: Pair, kind: str) -> None:
     pair.until(lambda: pair.http.get("/api/evse/status").json()["state"] == 254, seconds=30)
 
 
-def test_behind_a_bridge_that_waits_for_us(make_pair: Callable[..., Pair]) -> None:
-    pair = make_pair(1.0, True)
+@pytest.mark.parametrize("kind", ["stall", "disconnect", "reboot"])
+def test_a_link_that_breaks_now_and_then(pair: Pair, kind: str) -> None:
+    pair.charge()
+    pair.do("link/faults", seed=3, rules=[{"kind": kind, "direction": "tx", "probability": 1.0, "count": 1}])
+    pair.gateway.http.post("/override", json={"charge_current": 9})
+    pair.until(lambda: pair.http.get("/api/link/log").json(), seconds=30)
+    if kind == "disconnect":  # socat ends with its connection; somebody starts it again
+        pair.until(lambda: pair.ended("bridge"))
+        pair.start_bridge()
+    pair.until(lambda: pair.http.get("/api/evse/status").json()["current_capacity"] == 9, seconds=30)
+    pair.wait(pilot=9, rapi_connected=1, evse_connected=1)
+
+
+@pytest.mark.parametrize("bridge", ["wait-slave", "none"])
+def test_behind_another_bridge(make_pair: Callable[..., Pair], bridge: str) -> None:
+    pair = make_pair(20.0, bridge)
     pair.ready()
     assert config(pair)["firmware"] == "8.2.1"
+    pair.charge()
+    pair.gateway.http.post("/override", json={"state": "disabled"})
+    pair.wait(state=254)
+
+
+def test_the_manners_of_the_public_image(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair(20.0, "socat", "--evse-profile", "legacy")
+    pair.ready()
+    pair.charge()
+    pair.gateway.http.post("/override", json={"charge_current": 10})
+    pair.wait(pilot=10)
+    pair.until(lambda: pair.http.get("/api/evse/status").json()["current_capacity"] == 10)
+    pair.gateway.http.post("/override", json={"state": "disabled"})
+    pair.wait(state=253, amp=0)
+    pair.gateway.http.delete("/override")
+    pair.wait(state=3, pilot=32)
+    pair.do("errors/trigger", error="gfci")
+    pair.wait(state=254)
+    pair.do("errors/clear")
+    pair.wait(state=3)
+
+
+def test_an_old_protocol(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair(20.0, "socat", "--evse-protocol-version", "4.0.1")
+    pair.ready()
+    pair.charge()
+    pair.gateway.http.post("/override", json={"state": "disabled"})
+    pair.wait(state=254)
 
 
 def test_the_gateway_restarts_and_the_car_goes_on(pair: Pair) -> None:

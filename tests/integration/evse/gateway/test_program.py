@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from integration.evse.gateway.conftest import Start, free_port
 
@@ -102,10 +104,16 @@ def test_environment_gives_id_terminal_and_compatibility(start_gateway: Start, t
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ends_with_0_and_soon(start_gateway: Start, number: int) -> None:
     gateway = start_gateway()
-    with socket.create_connection(("127.0.0.1", gateway.port)):  # somebody who does nothing
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port)),  # somebody who does nothing
+        connect(f"ws://127.0.0.1:{gateway.port}/ws") as client,
+    ):
+        client.recv(5)
         begin = time.monotonic()
         assert gateway.stop(number) == 0
         assert time.monotonic() - begin < 2
+        with pytest.raises(ConnectionClosed):
+            client.recv(5)
 
 
 def test_what_was_set_is_there_after_a_kill(start_gateway: Start) -> None:

@@ -22,8 +22,9 @@ def test_an_old_controller_tells_state_and_elapsed_in_decimal() -> None:
     it.read_version(("4.8.0", "4.0.1"))
     it.read_state(("254", "16"), 0)
     assert (it.state, it.vehicle) == (254, False)
-    it.read_state(("3", "16"), 0)
-    assert (it.state, it.vehicle) == (3, True)
+    for state, vehicle in ((3, True), (254, True), (1, False), (254, False)):
+        it.read_state((str(state), "16"), 0)
+        assert (it.state, it.vehicle) == (state, vehicle)
 
 
 def test_elapsed_goes_on_while_it_charges_and_begins_anew_with_the_next_car() -> None:
@@ -67,7 +68,17 @@ def test_no_current_is_told_unless_it_charges() -> None:
     assert it.amp == 0
 
 
-@pytest.mark.parametrize("words", [("03",), ("3", "x", "03", "0140"), ("03", "5", "03", "zz"), ("-1x", "5", "0", "0")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("03",),
+        ("3", "x", "03", "0140"),
+        ("03", "5", "03", "zz"),
+        ("03", "5", "03", "0100_5A"),
+        ("03", "1_6", "03", "0100"),
+        ("-1x", "5", "0", "0"),
+    ],
+)
 def test_nonsense_changes_nothing(words: tuple[str, ...]) -> None:
     it = evse()
     with pytest.raises(ValueError):

@@ -3,9 +3,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evse.gateway.peer import Peer
 from labyard.evse.clock import Clock
@@ -15,6 +18,7 @@ from labyard.evse.gateway.evse import Evse
 from labyard.evse.gateway.manager import Manager
 from labyard.evse.gateway.options import BadOption, Options
 from labyard.evse.gateway.storage import Storage
+from labyard.evse.rapi import encode
 
 BOOT = ["GV", "GF", "GE", "GC", "GA", "GI", "GS"]
 
@@ -417,3 +421,23 @@ async def test_the_button_is_told(rig: Rig) -> None:
     rig.peer.say("AN 1")
     rig.peer.say("AN 0")
     assert pressed == [True]
+
+
+words = st.sampled_from(
+    ["AT", "AB", "AN", "WF", "ST", "OK", "NK", "", "03", "FE", "0140", "-1", "16", "zz", "1_6", "²"]
+)
+lines = st.one_of(st.lists(words, max_size=8).map(lambda some: encode(*some)), st.binary(max_size=150))
+
+
+@given(st.lists(lines, max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_nothing_that_comes_over_the_line_does_harm(heard: list[bytes]) -> None:
+    with TemporaryDirectory() as directory:
+        rig = Rig(Path(directory))
+        rig.manager.rapi.attach(lambda _: None)
+        for data in heard:
+            rig.manager.rapi.received(data)
+        evse = rig.evse
+        assert 0 <= evse.state <= 0xFFFF
+        assert 0 <= evse.vflags <= 0xFFFF
+        assert evse.elapsed(rig.clock.now()) >= 0

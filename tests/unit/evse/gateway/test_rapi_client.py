@@ -62,8 +62,21 @@ async def test_tells_how_a_command_went(line: Line, answer: bytes, result: Resul
     assert line.client.results == {result: 1}
 
 
+async def test_a_checksum_that_is_lost_is_wrong_once_there_were_some(line: Line) -> None:
+    assert (await line.ask("$GV", b"$OK 1\r")).ok
+    assert (await line.ask("$GV", b"$OK^20\r")).ok
+    assert (await line.ask("$GV", b"$OK 32_27\r")).result is Result.BAD_CHECKSUM
+    line.client.received(b"$AT 03 03 16 0140_33\r")
+    assert line.events == []
+    line.client.detach()
+    line.client.attach(line.written.append)
+    assert (await line.ask("$GV", b"$OK 1\r")).ok
+
+
 async def test_an_event_is_no_reply(line: Line) -> None:
-    reply = await line.ask("$GS", b"$AT 03 03 16 0140^33\r", b"$ST 1\r$WF 0\r", encode("OK", "03", 5, "03", "0140"))
+    reply = await line.ask(
+        "$GS", b"$AT 03 03 16 0140^33\r", encode("ST", 1) + encode("WF", 0), encode("OK", "03", 5, "03", "0140")
+    )
     assert reply.ok
     assert line.events == [("AT", "03", "03", "16", "0140"), ("ST", "1"), ("WF", "0")]
 

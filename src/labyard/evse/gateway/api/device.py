@@ -123,7 +123,7 @@ def login_routes(gateway: Gateway) -> list[BaseRoute]:
 
 def device_routes(gateway: Gateway) -> list[BaseRoute]:
     async def reset_meter(request: Request) -> Response:
-        content = await json_object(request, _BAD_JSON)
+        content = await json_object(request, _BAD_JSON, may_be_empty=True)
         energy = gateway.energy
         hard = content.get("hard") is True
         if hard:

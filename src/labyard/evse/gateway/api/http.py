@@ -75,7 +75,10 @@ async def json_body(request: Request, refusal: str) -> Any:
         raise ApiError(400, refusal) from None
 
 
-async def json_object(request: Request, refusal: str) -> dict[str, Any]:
+async def json_object(request: Request, refusal: str, may_be_empty: bool = False) -> dict[str, Any]:
+    """`may_be_empty`: no body at all is an empty object."""
+    if may_be_empty and request.headers.get("content-length", "0") == "0":
+        return {}
     content = await json_body(request, refusal)
     if not isinstance(content, dict):
         raise ApiError(400, refusal)
