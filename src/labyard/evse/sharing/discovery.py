@@ -20,10 +20,12 @@ Mode = Literal["auto", "own", "avahi", "off"]
 
 FIRST_SWEEP = 2.0  # s after the start
 SWEEP_INTERVAL = 10.0
-# Answers to others' questions count as well: responders do not repeat themselves within a second.
-EARLIER = 1.5
-# Asked again, for those whose answer was lost; then who has not answered is offline.
-REPEAT = (1.1, 1.1)
+# Answers to others' questions count as well: who was heard so lately need not be asked.
+FRESH = 8.5
+QUERY_GAP = 0.25  # s, however often it is triggered
+# Asked again after this: responders do not repeat themselves within a second, and an answer may get lost. Who has not
+# answered after as long again is offline.
+REPEAT = 1.1
 
 
 class Responder(Protocol):
@@ -56,6 +58,7 @@ class Discovery:
         self._on_change = on_change
         self._responder: Responder | None = None
         self._triggered = asyncio.Event()
+        self._next_query = 0.0
 
     @property
     def instance(self) -> str:
@@ -77,12 +80,13 @@ class Discovery:
         self._responder = await self._start()
         if self._responder is None:
             return
+        await self._responder.announce(self._announcement)  # if it has become another meanwhile
         self._on_change()
         due = time.monotonic() + FIRST_SWEEP
         while True:
             triggered = await self._wait_for_trigger(due - time.monotonic())
             now = time.monotonic()
-            if triggered or not self.directory.all_heard_since(now - SWEEP_INTERVAL + EARLIER):
+            if triggered or not self.directory.all_heard_since(now - FRESH):
                 await self._sweep(now)
             if not triggered:
                 due = max(now, due) + SWEEP_INTERVAL
@@ -113,15 +117,16 @@ class Discovery:
     async def _sweep(self, begun: float) -> None:
         """Ask, twice; who was not heard by then is offline. A trigger meanwhile begins anew."""
         assert self._responder is not None
-        self._responder.query()
-        for seconds in REPEAT:
-            if await self._wait_for_trigger(seconds):
+        await asyncio.sleep(self._next_query - begun)
+        self._next_query = time.monotonic() + QUERY_GAP
+        for _ in range(2):
+            self._responder.query()
+            if await self._wait_for_trigger(REPEAT):
                 self._triggered.set()
                 return
-            if self.directory.all_heard_since(begun - EARLIER):
-                break  # and whoever is new still has the time until the next sweep to be heard
-            self._responder.query()
-        if self.directory.missed(begun - EARLIER):
+            if self.directory.all_heard_since(begun):
+                return
+        if self.directory.missed(begun):
             self._on_change()
 
     async def _wait_for_trigger(self, seconds: float) -> bool:

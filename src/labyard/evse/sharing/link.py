@@ -15,7 +15,7 @@ import structlog
 
 from labyard.evse.clock import Clock
 from labyard.evse.sharing import wire
-from labyard.evse.sharing.calls import CallError, Calls, url_of
+from labyard.evse.sharing.calls import CallError, Calls, unverified, url_of
 from labyard.evse.sharing.demand import Report
 from labyard.evse.sharing.group import Offer
 from labyard.evse.sharing.peers import Peer, PeerBook
@@ -146,6 +146,7 @@ class PeerLink:
             ping_interval=PING,
             ping_timeout=PING,
             proxy=None,
+            ssl=unverified() if self.url.startswith("https") else None,
         ) as socket:
             self._link()
             async with asyncio.TaskGroup() as group:

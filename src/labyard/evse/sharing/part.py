@@ -45,7 +45,7 @@ class Sharing:
         self._mode = mode_from_environment()
         self._addresses: tuple[float, list[str]] = (0.0, [])
         self.me = Me(gateway.identity.device_id, gateway.port, self.names, self.addresses)
-        self.book = PeerBook(gateway.storage, lambda: self.directory, self._peers_changed)
+        self.book = PeerBook(gateway.storage, lambda: self.directory, self.addresses, self._peers_changed)
         self.controller = Controller(
             gateway, self.me, self.book, self.calls, self._limit_as_controller, self._status_changed
         )

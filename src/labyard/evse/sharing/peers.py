@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import structlog
 
 from labyard.evse.gateway.storage import Storage
 from labyard.evse.sharing.directory import Directory, Found
-from labyard.evse.sharing.network import HostPort, split_host
+from labyard.evse.sharing.network import HostPort, parse, split_host
 
 log = structlog.get_logger(__name__)
 
@@ -56,8 +56,15 @@ class Me:
 class PeerBook:
     """`on_change` is called after each change, when it is stored."""
 
-    def __init__(self, storage: Storage, directory: Callable[[], Directory], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        directory: Callable[[], Directory],
+        own_addresses: Callable[[], Iterable[str]],
+        on_change: Callable[[], None],
+    ) -> None:
         self._storage = storage
+        self._own_addresses = own_addresses
         self._directory = directory
         self._on_change = on_change
         self._peers: dict[str, Peer] = {}
@@ -75,13 +82,9 @@ class PeerBook:
         """By its host, or by another name of the same device."""
         if host.text in self._peers:
             return self._peers[host.text]
-        device_id = host.name if host.port is None else ""
-        for found in self._directory():
-            if found.host.lower() == host.text and found.device_id:
-                device_id = found.device_id
-        if not device_id:
-            return None
-        return next((peer for peer in self._peers.values() if peer.device_id == device_id), None)
+        found = self._found_at(host)
+        device_id = found.device_id if found is not None else host.name if host.port is None else ""
+        return next((peer for peer in self._peers.values() if device_id and peer.device_id == device_id), None)
 
     def add(self, host: HostPort) -> Peer:
         """Not in it yet. ValueError: there are 64."""
@@ -113,13 +116,22 @@ class PeerBook:
 
     def found(self, peer: Peer) -> Found | None:
         """What mDNS knows of it: by id first, then by host."""
-        by_host = None
+        if peer.device_id:
+            for found in self._directory():
+                if found.device_id == peer.device_id:
+                    return found
+        return self._found_at(split_host(peer.host))
+
+    def _found_at(self, host: HostPort) -> Found | None:
+        address = parse(host.name)
         for found in self._directory():
-            if peer.device_id and found.device_id == peer.device_id:
+            if found.host.lower() == host.text:
                 return found
-            if found.host.lower() == peer.host:
-                by_host = found
-        return by_host
+            if address is not None and (host.port or STANDARD_PORT) == found.port:
+                here = address.is_loopback and found.address in self._own_addresses()
+                if here or str(address) in (found.address, *found.addresses):
+                    return found
+        return None
 
     def _changed(self) -> None:
         self._storage.write(FILE, {"peers": [{"id": peer.device_id, "host": peer.host} for peer in self]})
