@@ -51,6 +51,7 @@ class OwnResponder:
         self._infos: list[AsyncServiceInfo] = []
         self._interfaces: list[IPv4Interface] = []
         self._resolving: dict[str, asyncio.Task[None]] = {}
+        self._yielding: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, and announce under a name that nobody has. OSError: port 5353 is not to be had."""
@@ -66,8 +67,7 @@ class OwnResponder:
     async def announce(self, announcement: Announcement) -> None:
         """Under another name, or with other properties, from now on."""
         if self._zeroconf is not None and announcement != self._announcement:
-            for info in self._infos:
-                await self._zeroconf.async_unregister_service(info)
+            await self._withdraw()
             await self._announce(announcement)
 
     def query(self) -> None:
@@ -91,11 +91,17 @@ class OwnResponder:
 
     async def close(self) -> None:
         """Says goodbye."""
-        for task in list(self._resolving.values()):
+        for task in (*self._resolving.values(), *([self._yielding] if self._yielding else [])):
             task.cancel()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
             self._zeroconf = None
+
+    async def _withdraw(self) -> None:
+        assert self._zeroconf is not None
+        infos, self._infos = self._infos, []
+        for info in infos:
+            await self._zeroconf.async_unregister_service(info)
 
     async def _announce(self, announcement: Announcement) -> None:
         assert self._zeroconf is not None
@@ -103,7 +109,7 @@ class OwnResponder:
         for number in range(1, MAX_NAMES + 1):
             name = announcement.hostname if number == 1 else f"{announcement.hostname}-{number}"
             infos = [self._info(kind, name) for kind in (SERVICE, WEB)]
-            if await self._is_taken(infos[0]):
+            if await self._is_taken(infos[0].name):
                 log.info("another gateway has this name", name=name)
                 continue
             for info in infos:
@@ -113,15 +119,20 @@ class OwnResponder:
             return
         log.error("all names are taken, not announced", name=announcement.hostname)
 
-    async def _is_taken(self, info: AsyncServiceInfo) -> bool:
-        """Probe. The library's own probing takes twice as long; its answers also tell who else is there."""
+    async def _is_taken(self, name: str) -> bool:
+        """Probe. The library's own probing asks for unicast answers, which another socket of this machine may get."""
+        from zeroconf import DNSOutgoing, DNSQuestion, current_time_millis  # type: ignore[attr-defined]
+        from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_SRV
+
         assert self._zeroconf is not None
         zeroconf = self._zeroconf.zeroconf
         await zeroconf.async_wait_for_start()
         for _ in range(PROBES):
-            zeroconf.async_send(zeroconf.generate_service_query(info))
+            question = DNSOutgoing(_FLAGS_QR_QUERY)
+            question.add_question(DNSQuestion(name, _TYPE_SRV, _CLASS_IN))
+            zeroconf.async_send(question)
             await asyncio.sleep(PROBE_SECONDS)
-            if zeroconf.cache.current_entry_with_name_and_alias(info.type, info.name):
+            if any(not record.is_expired(current_time_millis()) for record in zeroconf.cache.entries_with_name(name)):
                 return True
         return False
 
@@ -139,9 +150,11 @@ class OwnResponder:
 
     def _records(self, zeroconf: Zeroconf, records: list[RecordUpdate]) -> None:
         """Called before the records are in the cache: what they say together is looked up after."""
-        from zeroconf import DNSPointer  # type: ignore[attr-defined]
+        from zeroconf import DNSPointer, DNSText  # type: ignore[attr-defined]
 
         for record in records:
+            if isinstance(record.new, DNSText):
+                self._look_for_conflict(record.new.name, record.new.text)
             if not isinstance(record.new, DNSPointer) or record.new.name.lower() != SERVICE:
                 continue
             name = record.new.alias
@@ -152,6 +165,20 @@ class OwnResponder:
                 self._on_gone(instance)
             elif name not in self._resolving and len(self._resolving) < 256:
                 self._resolving[name] = asyncio.create_task(self._resolve(zeroconf, name, instance))
+
+    def _look_for_conflict(self, name: str, text: bytes) -> None:
+        """Two that began at the same moment may have taken the same name: the one with the higher id takes another."""
+        if not self._infos or name.lower() != self._infos[0].name.lower():
+            return
+        device_id = self._announcement.properties.get("id", "")
+        theirs = properties_of(text).get("id", device_id)
+        if device_id > theirs and (self._yielding is None or self._yielding.done()):
+            log.info("another gateway has this name as well", name=self.instance, id=theirs)
+            self._yielding = asyncio.create_task(self._announce_again())
+
+    async def _announce_again(self) -> None:
+        await self._withdraw()
+        await self._announce(self._announcement)
 
     async def _resolve(self, zeroconf: Zeroconf, name: str, instance: str) -> None:
         try:
@@ -184,6 +211,17 @@ class OwnResponder:
                 addresses=tuple(sorted(addresses)),
             )
         )
+
+
+def properties_of(text: bytes) -> dict[str, str]:
+    """Of a TXT record: strings, each with its length before it."""
+    properties = {}
+    while text:
+        length, text = text[0], text[1:]
+        key, _, value = text[:length].decode(errors="replace").partition("=")
+        properties[key.lower()] = value
+        text = text[length:]
+    return properties
 
 
 def _listener(work: Callable[[Any, list[Any]], None]) -> Any:
