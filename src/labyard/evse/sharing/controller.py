@@ -232,6 +232,9 @@ class Controller:
         if not group.allocations:
             self._apply(None)
         self._look_for_answers(group)
+        for host, link in self.links.items():
+            if group.given_up(host):
+                link.cut()
         if offers:
             self.computed_at = self._gateway.wall.now().timestamp()
         shown = (tuple(group.allocations), tuple(map(group.online, group.members)))

@@ -55,7 +55,7 @@ class Demand:
     need: float = 0.0
     waiting: bool = False  # its turn in the rotation is kept
     cap: DemandCap = field(default_factory=DemandCap)
-    _declined: bool = False  # had its turn and did not begin
+    _declined: bool = False  # had its turn, and did not begin or has ended
     _seen: bool = False
     _own_will: bool = False  # asleep, and not because of us: it was so before we told it anything, or after an offer
     _offered_since: float | None = None  # None while the offer is below the minimum
@@ -76,6 +76,8 @@ class Demand:
             self._declined = False
             if self._offered_since is not None:
                 self.waiting = False
+        elif self.report.charging and report.state == State.CONNECTED and self._offered_since is not None:
+            self._declined = True  # the car has stopped by itself
         self.report = report
         return self._watch_overdraw(now, committed) or changed
 

@@ -193,6 +193,12 @@ class Group:
     def online(self, id: str) -> bool:
         return self._members[id].online
 
+    def given_up(self, id: str) -> bool:
+        """It is offline, although a link to it is there: that must be cut, so that no offer that waits in it arrives
+        when nobody reckons with it any more."""
+        member = self._members[id]
+        return member.linked and not member.local and member.seen and not member.online
+
     def awaited(self, id: str) -> bool:
         """Whether a fresh report of this member would free current for others."""
         return self.commitments.pending(id)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -63,6 +65,7 @@ class PeerLink:
         self._push_wanted = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._linked = False
+        self._socket: ClientConnection | None = None
 
     @property
     def untried(self) -> bool:
@@ -88,9 +91,18 @@ class PeerLink:
         if not self._linked:
             return
         if self._outgoing.full():  # it reads nothing
-            self._unlink()
+            self.cut()
             return
         self._outgoing.put_nowait((offer, now))
+
+    def cut(self) -> None:
+        """End the connection, and lose what is still on its way."""
+        self._unlink()
+        if self._socket is not None:
+            connection = self._socket.transport.get_extra_info("socket")
+            if connection is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._socket.transport.abort()
 
     def push(self) -> None:
         """Send it the configuration of a member, again."""
@@ -147,12 +159,13 @@ class PeerLink:
             ping_timeout=PING,
             proxy=None,
             ssl=unverified() if self.url.startswith("https") else None,
-        ) as socket:
+        ) as connection:
+            self._socket = connection
             self._link()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._send_all(socket))
+                group.create_task(self._send_all(connection))
                 group.create_task(self._push_forever())
-                group.create_task(self._receive(socket))
+                group.create_task(self._receive(connection))
 
     def _link(self) -> None:
         self._failures = 0
@@ -170,8 +183,8 @@ class PeerLink:
             self._linked = False
             self._owner.peer_lost(self.peer.host)
 
-    async def _receive(self, socket: ClientConnection) -> None:
-        async for text in socket:
+    async def _receive(self, connection: ClientConnection) -> None:
+        async for text in connection:
             if await self._calls.faults.message(self.peer.host):
                 self._message(text)
         raise CallError("the web socket was closed")
@@ -200,18 +213,16 @@ class PeerLink:
         else:
             self._owner.peer_reported(self.peer.host, report, acked)
 
-    async def _send_all(self, socket: ClientConnection) -> None:
+    async def _send_all(self, connection: ClientConnection) -> None:
         """Each offer with a ping behind it: its pong says that the offer has arrived."""
         while True:
             offer, now = await self._outgoing.get()
-            if not self._linked:
-                raise CallError("it reads nothing")
             if not await self._calls.faults.message(self.peer.host):
                 continue
             expires = self._owner.member_config()["loadsharing_heartbeat_timeout"]
-            await socket.send(json.dumps(wire.allocation(offer, expires)))
+            await connection.send(json.dumps(wire.allocation(offer, expires)))
             self._pings.append((offer.seq, now))
-            await socket.send('{"ping":1}')
+            await connection.send('{"ping":1}')
 
     async def _push_forever(self) -> None:
         failures = 0

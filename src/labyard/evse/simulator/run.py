@@ -236,6 +236,9 @@ class Simulation:
         if self._running:
             for offer in self.group.step(self.now):
                 self._send(offer)
+            for id in self._links:
+                if id in self.group.members and self.group.given_up(id):
+                    self._break(id)
         self._at(self.now + STEP, self._step)
 
     def _send(self, offer: Offer) -> None:
