@@ -288,7 +288,9 @@ async def test_sleep_by_hand_is_respected_until_somebody_asks_for_another_state(
     await rig.pass_seconds(2)
     assert rig.evse.asleep
     assert rig.manager.asleep_by_others()
-    rig.claims.set(Client.MANUAL, Priority.MANUAL, Properties("disabled"))
+    rig.claims.set(Client.MANUAL, Priority.MANUAL, Properties(charge_current=10))
+    await rig.pass_seconds(1)
+    assert rig.evse.asleep
     rig.claims.set(Client.MANUAL, Priority.MANUAL, Properties("active"))
     await rig.until(lambda: not rig.evse.asleep)
     assert not rig.manager.asleep_by_others()
