@@ -109,9 +109,7 @@ class Gateway:
         self.caps = SafetyCaps(self.claims)
         self.manager = Manager(clock, self.evse, self.claims, options)
         self.link = PtyLink(rapi_path, self.manager.rapi, self.manager.link_opened)
-        self.override = Override(
-            self.claims, lambda: self.manager.wanted().active, lambda: self.versions.bump("override_version")
-        )
+        self.override = Override(self.claims, self._may_charge, lambda: self.versions.bump("override_version"))
         self.limits = Limits(self.claims)
         self.schedule = Schedule()
         self.energy = EnergyMeter()
@@ -187,6 +185,9 @@ class Gateway:
         """Whether something other than load sharing keeps, or would keep, the EVSE asleep."""
         cap = self.caps.get("shaper")
         return self.manager.asleep_by_others() or (cap is not None and cap.off)
+
+    def _may_charge(self) -> bool:
+        return self.manager.wanted().active and not self.manager.asleep_by_hand
 
     def status(self) -> dict[str, Any]:
         return status.full(self)

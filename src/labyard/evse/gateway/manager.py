@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 TICK = 1.0  # seconds of the charger's clock
 SLOW_POLL = 30  # ticks
+_BUT_LOAD_SHARING = frozenset({Client.SHAPER})
 HEARTBEAT_MISSED = 2  # trigger of $SY: missed, and limited
 
 
@@ -50,7 +51,8 @@ class Manager:
         self._dirty = asyncio.Event()
         self._state_pending = True  # the EVSE has not yet been told the state that is wanted
         self._last_state = True
-        self._last_own_state = True
+        # State that is wanted but for load sharing, and the client that asks for it.
+        self._last_own: tuple[bool, int | None] = (True, None)
         self._clamped: tuple[int, int] | None = None  # pilot asked for, pilot that the EVSE made of it
         self._settings = EvseSettings(self.rapi, evse, options, self.read)
         self._had_vehicle = False
@@ -95,13 +97,17 @@ class Manager:
         return self._evse.configured_max if limit is None else min(limit, self._evse.configured_max)
 
     def asleep_by_others(self) -> bool:
-        return self.asleep_by_hand or not self.wanted(frozenset({Client.SHAPER})).active
+        return self.asleep_by_hand or not self.wanted(_BUT_LOAD_SHARING).active
 
     def _claims_changed(self) -> None:
-        own = self.wanted(frozenset({Client.SHAPER})).active
-        if own != self._last_own_state:
-            self._last_own_state = own
-            self.asleep_by_hand = False
+        asker = self._claims.target(_BUT_LOAD_SHARING).winners.get("state")
+        own = (self.wanted(_BUT_LOAD_SHARING).active, asker)
+        if own != self._last_own:
+            woken = self.asleep_by_hand and own[0] and asker is not None
+            if woken or own[0] != self._last_own[0]:
+                self.asleep_by_hand = False
+                self._state_pending = self._state_pending or woken
+            self._last_own = own
         state = self.wanted().active
         if state != self._last_state:
             self._last_state = state

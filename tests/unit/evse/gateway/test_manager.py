@@ -1,98 +1,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evse.gateway.peer import Peer
-from labyard.evse.clock import Clock
+from evse.gateway.rig import Rig
 from labyard.evse.gateway import rapi_client
-from labyard.evse.gateway.claims import Cap, Claims, Client, Priority, Properties, SafetyCaps
-from labyard.evse.gateway.evse import Evse
-from labyard.evse.gateway.manager import Manager
-from labyard.evse.gateway.options import BadOption, Options
-from labyard.evse.gateway.storage import Storage
+from labyard.evse.gateway.claims import Cap, Client, Priority, Properties, SafetyCaps
+from labyard.evse.gateway.options import BadOption
 from labyard.evse.rapi import encode
 
 BOOT = ["GV", "GF", "GE", "GC", "GA", "GI", "GS"]
-
-
-class Rig:
-    """A manager with a peer, on a clock that is moved by hand."""
-
-    def __init__(self, directory: Path) -> None:
-        self.clock = Clock()
-        self.clock.set("manual")
-        self.evse = Evse()
-        self.claims = Claims()
-        self.options = Options(Storage(directory))
-        self.manager = Manager(self.clock, self.evse, self.claims, self.options)
-        self.peer = Peer()
-
-    def plug(self) -> None:
-        self.peer.plug(self.manager.rapi)
-        self.manager.link_opened()
-
-    async def until(self, holds: Callable[[], Any]) -> None:
-        async with asyncio.timeout(2):
-            while not holds():
-                await asyncio.sleep(0.001)
-
-    async def quiet(self) -> None:
-        """Until nothing more is said."""
-        heard = -1
-        while heard != len(self.peer.heard):
-            heard = len(self.peer.heard)
-            await asyncio.sleep(0.01)
-
-    async def ready(self) -> None:
-        self.plug()
-        await self.until(lambda: self.manager.ready)
-        await self.quiet()
-        self.peer.heard.clear()
-
-    async def pass_seconds(self, seconds: int) -> None:
-        for _ in range(seconds):
-            await self.clock.advance(1)
-            await self.quiet()
-
-    def sleeps(self) -> None:
-        """From now on the peer does as it is told."""
-
-        def go(state: str) -> Callable[[str], str]:
-            def answer(_: str) -> str:
-                self.peer.answers["GS"] = f"OK {state} 0 01 0000"
-                asyncio.get_running_loop().call_soon(self.peer.say, f"AT {state} 01 32 0000")
-                return "OK"
-
-            return answer
-
-        self.peer.answers |= {"FS": go("FE"), "FD": go("FF"), "FE": go("01")}
-
-    def sets_pilot(self, most: int = 80) -> None:
-        def answer(command: str) -> str:
-            amps = min(int(command.split()[1]), most)
-            self.peer.answers["GC"] = f"OK 6 80 {amps} 32"
-            return f"{'OK' if amps == int(command.split()[1]) else 'NK'} {amps}"
-
-        self.peer.answers["SC"] = answer
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(rapi_client, "TIMEOUT", 0.02)
-    made = Rig(tmp_path)
-    running = asyncio.create_task(made.manager.run())
-    yield made
-    running.cancel()
-    await asyncio.wait([running])
-    assert running.cancelled()
 
 
 async def test_asks_in_the_order_of_the_boot_chain(rig: Rig) -> None:
@@ -288,7 +210,9 @@ async def test_sleep_by_hand_is_respected_until_somebody_asks_for_another_state(
     await rig.pass_seconds(2)
     assert rig.evse.asleep
     assert rig.manager.asleep_by_others()
-    rig.claims.set(Client.MANUAL, Priority.MANUAL, Properties("disabled"))
+    rig.claims.set(Client.MANUAL, Priority.MANUAL, Properties(charge_current=10))
+    await rig.pass_seconds(1)
+    assert rig.evse.asleep
     rig.claims.set(Client.MANUAL, Priority.MANUAL, Properties("active"))
     await rig.until(lambda: not rig.evse.asleep)
     assert not rig.manager.asleep_by_others()
