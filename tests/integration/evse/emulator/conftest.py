@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from integration.evse.emulator.harness import EmulatorProcess, Rapi, free_port
 
 Start = Callable[..., EmulatorProcess]

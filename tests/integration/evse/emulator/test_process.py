@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from integration.evse.emulator.conftest import Start
 from integration.evse.emulator.harness import PATIENCE, EmulatorProcess, Rapi, free_port
 
