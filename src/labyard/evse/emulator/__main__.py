@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from logging import getLogger
 
-import structlog
 import uvloop
 
-from labyard.core import logging
+from labyard.core import logging  # before anything loads structlog: it does so faster
 from labyard.evse.emulator import config
 from labyard.evse.emulator.app import serve
 
@@ -16,9 +16,8 @@ from labyard.evse.emulator.app import serve
 def main() -> None:
     """Exits 0 after SIGTERM, 2 when the configuration is wrong or a port is taken."""
     logging.configure()
-    log = structlog.get_logger("labyard.evse.emulator")
     try:
-        settings = config.load(sys.argv[1:], os.environ, log.warning)
+        settings = config.load(sys.argv[1:], os.environ, getLogger(__package__).warning)
         uvloop.run(serve(settings))
     except config.ConfigError as error:
         print(f"labyard-evse-emulator: {error}", file=sys.stderr)

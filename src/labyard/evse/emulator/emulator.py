@@ -68,6 +68,12 @@ class Emulator:
         """Until cancelled."""
         await self.clock.every(self._interval, self._tick)
 
+    def status(self) -> dict[str, Any]:
+        """Charger and car as they are now."""
+        with self.change():
+            pass  # what was drawn since the last tick is counted
+        return status.both(self.evse)
+
     @contextmanager
     def change(self) -> Iterator[None]:
         """Do something to car or charger; what follows from it is announced."""
@@ -75,10 +81,11 @@ class Emulator:
             yield
         self._announce()
 
-    def trip(self, flag: ErrorFlag) -> None:
+    def trip(self, flag: ErrorFlag, name: str) -> None:
+        """Cause a fault; those who listen are told of it by that name."""
         with self.change():
             self.evse.trip(flag)
-        self._tell("error", {"error": flag.name or "", "message": f"{flag.name} fault triggered"})
+        self._tell("error", {"error": name, "message": f"{name} fault"})
 
     def greet(self, end: End) -> None:
         """The line that each new client gets; one who comes during a reboot gets that of the boot."""

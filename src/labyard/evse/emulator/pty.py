@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import struct
 import termios
 import tty
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import structlog
@@ -17,13 +17,13 @@ from labyard.evse.emulator.line import End, Line
 
 log = structlog.get_logger(__name__)
 
-_IN_CLOSE, _IN_OPEN = 0x08 | 0x10, 0x20
-_EVENT = struct.Struct("iIII")
+_IN_OPEN = 0x20
 
 
 class Pty:
-    """Master and one slave descriptor stay open, so that others may open and close the slave as they like. Each who
-    opens it is greeted; while nobody has it open nothing is written, or the next one would read what is long past."""
+    """The master stays open, so that others may open and close the slave as they like. Each who opens it is greeted.
+    While nobody has it open nothing is written: the next one would read what is long past. The kernel tells of opens
+    by inotify, and of the last close by a hang-up of the master, if we do not keep the slave open ourselves."""
 
     def __init__(self, line: Line, path: Path, baudrate: int, greet: Callable[[End], None]) -> None:
         self._line = line
@@ -33,35 +33,38 @@ class Pty:
 
     def open(self) -> bool:
         """Make the PTY and listen; whether the link leads to it. OSError: there are no PTYs left."""
-        self._master, self._slave = os.openpty()
+        self._master, slave = os.openpty()
         os.set_blocking(self._master, False)
-        _make_raw(self._slave, self._baudrate)
-        self.name = os.ttyname(self._slave)
+        _make_raw(slave, self._baudrate)
+        self.name = os.ttyname(slave)
         self._end = End(self._line, self.name, self)
-        self._users = 0
+        self._is_open = self._is_full = False
         self._watch = _watch_opens(self.name)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._master, self._readable)
+        self._slave: int | None = slave
         if self._watch is None:
             log.warning("this system does not say who opens a PTY: it is taken as open", pty=self.name)
             self._opened()
         else:
-            loop.add_reader(self._watch, self._watched)
+            os.close(slave)
+            self._slave = None
+            asyncio.get_running_loop().add_reader(self._watch, self._watched)
         linked = self._make_link()
         log.info("RAPI is ready", pty=self.name, link=str(self._path) if linked else None)
         return linked
 
     def close(self) -> None:
         """Users of the slave get an end of file; the link is removed when it is ours."""
+        self._let_go()
+        if _target(self._path) == self.name:
+            self._path.unlink()
+
+    def _let_go(self) -> None:
         loop = asyncio.get_running_loop()
-        for descriptor in (self._master, self._watch):
+        for descriptor in (self._master, self._watch, self._slave):
             if descriptor is not None:
                 loop.remove_reader(descriptor)
                 os.close(descriptor)
-        os.close(self._slave)
         self._line.detach(self._end)
-        if _target(self._path) == self.name:
-            self._path.unlink()
 
     async def keep_link(self, look_every: float, give_up_after: float) -> None:
         """Make the link again when it has vanished (times in s, real ones). Ends when that fails for too long, or when
@@ -81,17 +84,21 @@ class Pty:
         log.error("given up: use the PTY itself", link=str(self._path), pty=self.name)
 
     def write(self, data: bytes) -> None:
-        if self._users == 0:
+        if not self._is_open:
             return
         try:
             os.write(self._master, data)
-        except BlockingIOError:
-            log.warning("a line is lost: nobody reads", pty=self.name)
+            self._is_full = False
+        except OSError:
+            if not self._is_full:
+                log.warning("lines are lost: nobody reads", pty=self.name)
+            self._is_full = True
 
     def hang_up(self) -> None:
         """Those who have it open get an end of file, and find a new one at the link."""
-        self.close()
+        old = copy(self)  # it knows the old descriptors
         self.open()
+        old._let_go()
 
     def _make_link(self) -> bool:
         """A stale link is replaced, a real file never."""
@@ -108,6 +115,22 @@ class Pty:
             return False
         return True
 
+    def _watched(self) -> None:
+        assert self._watch is not None
+        try:
+            os.read(self._watch, 4096)
+        except BlockingIOError:
+            return
+        # Opens that follow each other closely are one event: one greeting will do for them.
+        self._opened()
+
+    def _opened(self) -> None:
+        if not self._is_open:
+            self._is_open = True
+            self._line.attach(self._end)
+            asyncio.get_running_loop().add_reader(self._master, self._readable)
+        self._greet(self._end)
+
     def _readable(self) -> None:
         if self._watch is not None:
             self._watched()  # who writes has opened it: greet first
@@ -115,32 +138,16 @@ class Pty:
             data = os.read(self._master, 4096)
         except BlockingIOError:
             return
-        except OSError as error:
-            log.error("the PTY is broken: making another", pty=self.name, error=str(error))
-            self.hang_up()
+        except OSError:  # the last one has closed it
+            self._closed()
             return
         self._end.received(data)
 
-    def _watched(self) -> None:
-        assert self._watch is not None
-        try:
-            events = os.read(self._watch, 4096)
-        except BlockingIOError:
-            return
-        for _, mask, _, _ in _EVENT.iter_unpack(events):
-            if mask & _IN_OPEN:
-                self._opened()
-            elif mask & _IN_CLOSE:
-                self._users -= 1
-                if self._users == 0:
-                    self._line.detach(self._end)
-
-    def _opened(self) -> None:
-        self._users += 1
-        if self._users == 1:
-            termios.tcflush(self._slave, termios.TCIFLUSH)
-            self._line.attach(self._end)
-        self._greet(self._end)
+    def _closed(self) -> None:
+        self._is_open = False
+        asyncio.get_running_loop().remove_reader(self._master)
+        self._line.detach(self._end)
+        termios.tcflush(self._master, termios.TCOFLUSH)  # what nobody has read
 
 
 def _make_raw(descriptor: int, baudrate: int) -> None:
@@ -154,16 +161,15 @@ def _make_raw(descriptor: int, baudrate: int) -> None:
 
 
 def _watch_opens(path: str) -> int | None:
-    """A descriptor that tells of each open and close of a file (inotify). None: not on this system."""
-    library = ctypes.CDLL(None, use_errno=True)
+    """A descriptor that is readable when others have opened a file (inotify). None: not on this system."""
+    library = ctypes.CDLL(None)
     try:
         descriptor: int = library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        watched = library.inotify_add_watch(descriptor, os.fsencode(path), _IN_OPEN | _IN_CLOSE)
+        if descriptor < 0 or library.inotify_add_watch(descriptor, os.fsencode(path), _IN_OPEN) < 0:
+            return None
     except AttributeError:
         return None
-    if descriptor >= 0 and watched < 0:
-        os.close(descriptor)
-    return descriptor if descriptor >= 0 and watched >= 0 else None
+    return descriptor
 
 
 def _target(path: Path) -> str | None:

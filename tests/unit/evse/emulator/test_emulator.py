@@ -134,8 +134,7 @@ async def test_the_tick_moves_the_car_and_announces(emulator: Emulator) -> None:
 
 async def test_a_reboot_in_mid_command(emulator: Emulator) -> None:
     client = Client(emulator)
-    with emulator.change():
-        emulator.trip(ErrorFlag.NO_GROUND)
+    emulator.trip(ErrorFlag.NO_GROUND, "no_ground")
     client.lines()
     client.end.received(b"$FR\r$GS\r$G")
     assert client.lines() == ["$OK"]
@@ -153,12 +152,12 @@ async def test_a_fault_is_announced_at_once(emulator: Emulator) -> None:
     seen: list[tuple[str, dict[str, Any]]] = []
     emulator.listeners.add(lambda kind, data: seen.append((kind, data)))
     client.lines()
-    emulator.trip(ErrorFlag.GFCI)
+    emulator.trip(ErrorFlag.GFCI, "gfci")
     assert client.lines() == ["$AT 06 01 32 0080"]
     assert client.ask("$GF") == ["$OK 1 0 0"]
     assert seen == [
         ("state_change", {"state": 6, "state_name": "gfci"}),
-        ("error", {"error": "GFCI", "message": "GFCI fault triggered"}),
+        ("error", {"error": "gfci", "message": "gfci fault"}),
     ]
 
 

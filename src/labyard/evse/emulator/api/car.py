@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from labyard.evse.emulator import status
 from labyard.evse.emulator.api import body
 from labyard.evse.emulator.api.body import Body
 from labyard.evse.emulator.emulator import Emulator
 
 
 def get_ev(emulator: Emulator) -> Any:
-    return status.car(emulator.evse)
+    return emulator.status()["ev"]
 
 
 def connect(emulator: Emulator) -> None:

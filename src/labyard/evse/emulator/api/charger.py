@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from labyard.evse.codes import ErrorFlag
-from labyard.evse.emulator import status
 from labyard.evse.emulator.api import body
 from labyard.evse.emulator.api.body import BadRequest, Body
 from labyard.evse.emulator.config import MAX_AMPS, MIN_AMPS
@@ -23,11 +22,11 @@ _ERRORS = {
 
 
 def get_status(emulator: Emulator) -> Any:
-    return status.both(emulator.evse)
+    return emulator.status()
 
 
 def get_evse(emulator: Emulator) -> Any:
-    return status.charger(emulator.evse)
+    return emulator.status()["evse"]
 
 
 def get_version(emulator: Emulator) -> Any:
@@ -87,7 +86,8 @@ def set_backlight(emulator: Emulator, given: Body) -> None:
 
 
 def trigger_error(emulator: Emulator, given: Body) -> None:
-    emulator.trip(_ERRORS[body.choice(given, "error", *_ERRORS)])
+    name = body.choice(given, "error", *_ERRORS)
+    emulator.trip(_ERRORS[name], name)
 
 
 def clear_errors(emulator: Emulator) -> None:
