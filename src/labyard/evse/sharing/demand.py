@@ -79,10 +79,12 @@ class Demand:
         elif self.report.charging and report.state == State.CONNECTED and self._offered_since is not None:
             self._declined = True  # the car has stopped by itself
         self.report = report
+        self.cap.charges(report.charging)
         return self._watch_overdraw(now, committed) or changed
 
     def offered(self, amps: float, now: float) -> None:
         """It was told."""
+        self.cap.offered(amps)
         if amps < self._least - EPSILON:
             self._offered_since = None
         elif self._offered_since is None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -63,22 +64,44 @@ def test_vector_13_the_demand_cap() -> None:
     assert cycle(DemandCap(), 1.4) == 6.0
 
 
-def test_a_cap_follows_the_car_down_and_ends_when_it_takes_more_again() -> None:
-    cap = DemandCap()
+class Cap:
+    """A cap and what the car of one member does, cycle by cycle."""
 
-    def cycle(measured: float, pilot: float, charging: bool = True) -> float | None:
-        return cap.observe(
-            demanding=True, charging=charging, pilot=pilot, measured=measured, minimum=6, offer=cap.cap or 16
+    def __init__(self) -> None:
+        self.cap = DemandCap()
+
+    def __call__(self, measured: float, pilot: float, offer: float = 16.0, charging: bool = True) -> float | None:
+        return self.cap.observe(
+            demanding=True, charging=charging, pilot=pilot, measured=measured, minimum=6, offer=offer
         )
 
-    assert [cycle(10, 16), cycle(8, 10), cycle(9.9, 10), cycle(7, 16)] == [10, 8, None, None]
-    assert [cycle(7, 16) for _ in range(PATIENCE)][-2:] == [None, 7], "after a rise it has time"
-    assert [cycle(7, 7) for _ in range(PATIENCE)] == [7] * PATIENCE, "a steady car stays capped"
-    assert cycle(7, 7, charging=False) is None
 
-    cap = DemandCap()
-    assert cycle(1.4, 6.5) == 6
-    assert [cycle(6, 6) for _ in range(PATIENCE)] == [6] * (PATIENCE - 1) + [None], "it grew since the last probe"
+def test_a_cap_follows_the_car_down_and_ends_when_it_takes_more_again() -> None:
+    cycle = Cap()
+    assert [cycle(10, 16), cycle(8, 16), cycle(7.9, 16), cycle(8.1, 16)] == [10, 8, 7.9, 7.9]
+    assert cycle(8.15, 16) is None, "more than the cap by its margin"
+    assert cycle(7, 16) == 7
+    assert cycle(7, 7, charging=False) is None
+    low = Cap()
+    assert low(1.4, 16) == 6
+    assert [low(6, 6) for _ in range(PATIENCE)] == [6] * (PATIENCE - 1) + [None], "it grew since the last probe"
+
+
+def test_a_car_that_takes_all_it_is_offered_is_tried_with_more() -> None:
+    cycle = Cap()
+    caps: list[float | None] = [cycle(10.4, 16)]
+    while caps[-1] is not None and len(caps) < 100:  # a car that would by now take 16 A
+        pilot = float(int(caps[-1]))
+        caps.append(cycle(pilot, pilot, offer=caps[-1]))
+    assert caps[-1] is None and 2 * PATIENCE <= len(caps) <= 4 * PATIENCE
+    cycle = Cap()
+    caps = [cycle(10.4, 16)]
+    for _ in range(100):  # and one that does not
+        pilot = float(int(caps[-1] or 0))
+        caps.append(cycle(min(10.4, pilot), pilot, offer=caps[-1] or 0))
+    assert all(cap is not None and 10.4 <= cap <= 11.4 for cap in caps)
+    steps = [abs((after or 0) - (before or 0)) for before, after in pairwise(caps)]
+    assert max(steps) <= 0.5, "no swing"
 
 
 def test_a_car_has_time_to_follow_a_higher_offer() -> None:
@@ -88,6 +111,17 @@ def test_a_car_has_time_to_follow_a_higher_offer() -> None:
         return cap.observe(demanding=True, charging=True, pilot=offer, measured=6, minimum=6, offer=offer)
 
     assert [cycle(offer) for offer in [6] + [16] * (PATIENCE + 1)] == [None] * (PATIENCE + 1) + [6]
+
+
+def test_a_car_has_time_to_begin() -> None:
+    cap = DemandCap()
+
+    def cycle(measured: float, charging: bool = True) -> float | None:
+        return cap.observe(demanding=True, charging=charging, pilot=16, measured=measured, minimum=6, offer=16)
+
+    assert cycle(0, charging=False) is None
+    assert [cycle(amps) for amps in (3, 7, 9, 12, 14, 15)] == [None] * PATIENCE
+    assert cycle(15) == 15
 
 
 def test_what_is_left_over_is_spread_when_asked_for() -> None:
