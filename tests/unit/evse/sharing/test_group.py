@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from math import floor
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from labyard.evse.sharing.allocator import Rules
 from labyard.evse.sharing.commitments import Commitments
@@ -290,3 +293,38 @@ def test_the_ledger_remembers_no_more_than_it_must() -> None:
     assert ledger.amount("a") == 6 and ledger.pending("a")
     ledger.seen("a", 499, pilot=6, charging=False, minimum=6)
     assert ledger.amount("a") == 499 % 7 and not ledger.pending("a")
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Report:
+    pilot = draw(st.integers(6, 32))
+    return Report(
+        state=draw(st.sampled_from([FREE, CONNECTED, CHARGING, CHARGING, ASLEEP])),
+        vehicle=draw(st.booleans()),
+        pilot=float(pilot),
+        measured=draw(st.sampled_from([0.0, 1.4, pilot - 0.4, float(pilot)])),
+        priority=draw(st.integers(0, 1)),
+        ready=draw(st.sampled_from([None, True, False])),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(reports(), min_size=1, max_size=5), st.floats(1, 100))
+def test_while_nothing_changes_no_target_swings(constant: list[Report], amps: float) -> None:
+    group = Group(Settings(Rules(amps), rotation_interval=0))
+    for number in range(len(constant)):
+        group.join(str(number), 0.0)
+    targets: list[list[float]] = []
+    for tick in range(240):
+        now = tick * 0.5
+        for number, report in enumerate(constant):
+            group.acked(str(number), 10**9, now)
+            group.report(str(number), report, now)
+            if not tick:
+                group.linked(str(number))
+        group.step(now)
+        if tick % 10 == 9:
+            targets.append([entry.target_current for entry in group.allocations])
+    settled = targets[8:]  # who has had a turn and did not use it has given it back
+    for before, after in pairwise(settled):
+        assert all(abs(a - b) <= 0.5 + 1e-6 for a, b in zip(before, after, strict=True)), (before, after)
