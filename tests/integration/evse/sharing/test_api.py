@@ -239,3 +239,28 @@ def test_no_call_goes_to_where_none_may_go(gateways: Gateways) -> None:
     gateway.configure(enabled=True, role="controller", group_max_current=32)
     gateway.add("100.64.0.1")
     wait_until(lambda: "100.64.0.1 is neither local nor discovered, it is not called" in gateway.log(), "refused")
+
+
+def test_a_group_with_one_password(gateways: Gateways) -> None:
+    """The controller shows its own credentials to its peers."""
+    controller, member = gateways(2, mdns="off")
+    for gateway in (controller, member):
+        assert gateway.http.post("/config", json={"www_password": "charge"}).status_code == 200
+        assert gateway.http.get("/config").status_code == 401
+        gateway.http.auth = ("openevseadmin", "charge")
+    controller.configure(enabled=True, role="controller", group_max_current=32)
+    assert controller.add(f"127.0.0.1:{member.port}").status_code == 200
+    wait_until(lambda: member.status["loadsharing_state"] != "off", "it is a member")
+    wait_until(lambda: controller.group["online_count"] == 2, "it is online")
+
+
+def test_both_sides_know_each_other_when_asked(gateways: Gateways) -> None:
+    first, second = gateways(2)
+    wait_until(lambda: second.peers and first.peers, "found")
+    assert first.add(f"127.0.0.1:{second.port}", reciprocal=True).status_code == 200
+    wait_until(lambda: any(peer["joined"] for peer in second.peers), "the other one was told")
+    (peer,) = [peer for peer in second.peers if peer["joined"]]
+    assert peer["host"] == f"{first.hostname}.local:{first.port}"
+    # Two names of one device are one member.
+    assert first.http.post("/loadsharing/discover").status_code == 200
+    assert first.add(f"{second.hostname}.local:{second.port}").json() == {"msg": "Peer already in group"}
