@@ -162,11 +162,9 @@ def _unseen_entry(sharing: Sharing, peer: Peer) -> dict[str, Any]:
 
 
 def _online(sharing: Sharing, peer: Peer, found: bool) -> bool:
-    """The controller knows it from its link, as soon as that was tried; else what mDNS has found counts."""
-    group, link = sharing.controller.group, sharing.controller.links.get(peer.host)
-    if group is None or link is None or (link.untried and found):
-        return found
-    return peer.host in group.members and group.online(peer.host)
+    """The controller knows it from its link; for another gateway what mDNS has found counts."""
+    group = sharing.controller.group
+    return found if group is None else peer.host in group.members and group.online(peer.host)
 
 
 def _known(sharing: Sharing, peer: Peer) -> dict[str, Any]:

@@ -67,11 +67,6 @@ class PeerLink:
         self._linked = False
         self._socket: ClientConnection | None = None
 
-    @property
-    def untried(self) -> bool:
-        """It has neither answered yet, nor failed to."""
-        return self.last_seen is None and not self._failures
-
     async def run(self) -> None:
         """Until cancelled, or until it turns out that the peer is here under another name."""
         while True:
