@@ -192,9 +192,11 @@ class Controller:
             self.group = Group(settings, first_seq=int(time.time() * 1000))
             self._apply(self._before_allocation())
         self.group.configure(settings)
-        if self._local != self._me.host and self._local in self.group.members:
-            self.group.leave(self._local)
-        self._local = self._me.host
+        if self._local != self._me.host:
+            if self._local in self.group.members:
+                self.group.leave(self._local)
+            self._local = self._me.host
+            self.push_all()  # members are to know our new name
         wanted = {peer.host: peer for peer in self._book}
         for host in set(self.group.members) - wanted.keys() - {self._local}:
             self.group.leave(host)

@@ -46,8 +46,10 @@ class Member:
         own_addresses: Callable[[], Iterable[str]],
         apply: Callable[[Limit | None], None],
         on_leave: Callable[[str], None],
+        discover: Callable[[], None],
     ) -> None:
-        """`on_leave` gets the host of the controller whose group this gateway has left."""
+        """`on_leave` gets the host of the controller whose group this gateway has left. `discover` looks again who is
+        on the network."""
         self.limit: MemberLimit | None = None
         self.ignored = 0  # allocations from elsewhere
         self._gateway = gateway
@@ -56,6 +58,7 @@ class Member:
         self._own_addresses = own_addresses
         self._apply = apply
         self._on_leave = on_leave
+        self._discover = discover
         self._since = 0.0  # when it became a member, on the charger's clock
         self._resolved: tuple[str, float, frozenset[str]] = ("", 0.0, frozenset())
         self._options.guard(self._guard)
@@ -99,6 +102,7 @@ class Member:
         if not await self._is_controller(client):
             self.ignored += 1
             log.warning("allocation from an address that is not the controller's", client=client)
+            self._discover()  # perhaps it is, and was not found yet
             return
         number = seq if isinstance(seq, int) and not isinstance(seq, bool) else None
         if self.limit is not None and self.limit.allocate(

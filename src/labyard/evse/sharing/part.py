@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -49,7 +50,9 @@ class Sharing:
         self.controller = Controller(
             gateway, self.me, self.book, self.calls, self._limit_as_controller, self._status_changed
         )
-        self.member = Member(gateway, lambda: self.directory, self.addresses, self._limit_as_member, self._left)
+        self.member = Member(
+            gateway, lambda: self.directory, self.addresses, self._limit_as_member, self._left, self.discover
+        )
         self._plug_in()
         self.member.configure()
 
@@ -174,4 +177,8 @@ class Sharing:
 
 
 def install(gateway: Gateway) -> None:
-    Sharing(gateway)
+    """Ends the process when LABYARD_MDNS is none of its modes."""
+    try:
+        Sharing(gateway)
+    except ValueError as problem:
+        sys.exit(f"labyard-evse-gateway: {problem}")

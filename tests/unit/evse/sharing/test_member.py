@@ -27,11 +27,14 @@ class Table:
         self.options = Options(Storage(folder))
         self.applied: list[Limit | None] = []
         self.left: list[str] = []
+        self.searches = 0
         directory = Directory()
         directory.heard(Found("openevse-1", "192.168.1.3", 8001, addresses=(CONTROLLER, "192.168.1.3")), 0.0)
         wall = SimpleNamespace(now=lambda: datetime(2026, 1, 1, tzinfo=UTC))
         gateway: Any = SimpleNamespace(options=self.options, clock=self.clock, wall=wall)
-        self.member = Member(gateway, lambda: directory, lambda: [HERE], self.applied.append, self.left.append)
+        self.member = Member(
+            gateway, lambda: directory, lambda: [HERE], self.applied.append, self.left.append, self.searched
+        )
         self.options.on_change(lambda _: self.member.configure())
         self.member.configure()
 
@@ -40,6 +43,9 @@ class Table:
 
     async def allocate(self, client: str = CONTROLLER, **message: Any) -> None:
         await self.member.allocate({"target_current": 16, "reason": "equal_share"} | message, client)
+
+    def searched(self) -> None:
+        self.searches += 1
 
     @property
     def limit(self) -> Limit | None:
@@ -73,7 +79,8 @@ async def test_it_obeys_its_controller_and_this_machine(table: Table, client: st
 
 async def test_it_does_not_obey_others(table: Table) -> None:
     await table.allocate(STRANGER)
-    assert table.member.ignored == 1 and table.limit == Limit(6, off=False, reason="controller_lost")
+    assert table.member.ignored == table.searches == 1
+    assert table.limit == Limit(6, off=False, reason="controller_lost")
     await table.allocate()
     for values in ({"role": "member", "group_max_current": 99}, {"role": ""}):
         with pytest.raises(BadOption, match="is not its controller") as refused:
