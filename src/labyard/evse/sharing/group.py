@@ -127,7 +127,7 @@ class Group:
             self.commitments.join(id, max(drawing, 0.0 if member.local else self.settings.failsafe_current))
             self._dirty = True
         if not self._forgotten(member, now):  # else the report is old, or soon untrue
-            self.commitments.seen(id, acked, pilot=report.pilot, charging=report.charging, minimum=report.minimum)
+            self.commitments.seen(id, acked, now, pilot=report.pilot, charging=report.charging, minimum=report.minimum)
         self.commitments.measured(id, 0.0)
         offered = self.commitments.amount(id)
         if member.demand.update(report, now, offered):

@@ -203,7 +203,7 @@ class Simulation:
         charger = self.chargers[id]
         signs, current, at = self._reported.get(id, (None, 0.0, 0.0))
         small = abs(charger.current - current) < 0.05 or (charger.current > 0 < current and self.now - at < 1.0)
-        if signs == charger.signs and small:
+        if signs == charger.signs and small and not self._is_awaited(id):
             return
         self._reported[id] = charger.signs, charger.current, self.now
         if charger is self.local:
@@ -211,6 +211,10 @@ class Simulation:
                 self.group.report(id, charger.report(), self.now)
         elif (link := self._links[id]).up and charger.down_since is None:
             self._at(link.arrival(self.now, UP), self._arrive, id, link.epoch, charger.report())
+
+    def _is_awaited(self, id: str) -> bool:
+        """A gateway tells its current each second. Here it does only where that makes a difference."""
+        return self._running and id in self.group.members and self.group.awaited(id)
 
     def _arrive(self, id: str, epoch: int, message: Report | tuple[int, float]) -> None:
         if self._links[id].epoch != epoch:
