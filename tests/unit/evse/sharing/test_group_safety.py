@@ -26,19 +26,35 @@ class Charger:
     wants: bool = True
     takes: float = 32.0
     told_at: float | None = None
+    # Its car follows a lower pilot within a second, and is measured once a second.
+    held: float = 0.0
+    held_until: float = 0.0
+    measured: float = 0.0
     linked: bool = False
     down: deque[Offer] = field(default_factory=deque)
     up: deque[Report | tuple[int, float]] = field(default_factory=deque)
 
-    def report(self) -> Report:
-        charging = self.wants and self.limit >= 6
-        pilot = float(max(6, floor(self.limit)))
-        drawn = min(pilot, self.takes) if charging else 0.0
-        state = 3 if charging else 254 if self.limit < 6 else 2
-        return Report(state, self.wants, pilot, drawn, ready=self.limit < 6)
+    @property
+    def charging(self) -> bool:
+        return self.wants and self.limit >= 6
 
-    def may_draw(self) -> float:
-        return floor(self.limit) if self.limit >= 6 else 0.0
+    def set(self, limit: float, now: float) -> None:
+        self.held, self.held_until = self.may_draw(now), now + 1.0
+        self.limit = limit
+        if not self.charging:
+            self.measured = 0.0
+
+    def report(self) -> Report:
+        pilot = float(max(6, floor(self.limit)))
+        state = 3 if self.charging else 254 if self.limit < 6 else 2
+        measured = self.measured if self.charging else 0.0
+        return Report(state, self.wants, pilot, measured, ready=self.limit < 6)
+
+    def may_draw(self, now: float) -> float:
+        """With a relay that opens at once, and a car that may be about to begin."""
+        if self.limit < 6:
+            return 0.0
+        return max(floor(self.limit), self.held if self.charging and now < self.held_until else 0.0)
 
 
 class Links(RuleBasedStateMachine):
@@ -66,7 +82,8 @@ class Links(RuleBasedStateMachine):
         id, charger = self.charger(number)
         if not charger.linked:
             if charger.told_at is None:
-                charger.limit, charger.told_at = self.safe, self.now  # it takes the configuration: failsafe
+                charger.set(self.safe, self.now)  # it takes the configuration: failsafe
+                charger.held, charger.told_at = 0.0, self.now
             charger.linked = True
             self.group.report(id, charger.report(), self.now)
             self.group.linked(id)
@@ -90,7 +107,8 @@ class Links(RuleBasedStateMachine):
         self.link_breaks(number, noticed=True)
         if charger.told_at is not None:
             self.spend(1.0)
-            charger.limit, charger.told_at = self.safe, self.now - TIMEOUT
+            charger.set(self.safe, self.now)
+            charger.told_at = self.now - TIMEOUT
 
     @rule(number=st.integers(0, 9), wants=st.booleans(), takes=st.floats(6, 32))
     def car(self, number: int, wants: bool, takes: float) -> None:
@@ -103,7 +121,8 @@ class Links(RuleBasedStateMachine):
         id, charger = self.charger(number)
         for _ in range(min(down, len(charger.down))):
             offer = charger.down.popleft()
-            charger.limit, charger.told_at = offer.target_current, self.now
+            charger.set(offer.target_current, self.now)
+            charger.told_at = self.now
             charger.up.append((offer.seq, self.sent_at[offer.seq]))
             self.tell(charger)
         for _ in range(min(up, len(charger.up))):
@@ -128,6 +147,9 @@ class Links(RuleBasedStateMachine):
             for charger in self.chargers.values():
                 if charger.told_at is not None and self.now - charger.told_at > TIMEOUT:
                     charger.limit = self.safe
+                if self.now % 1 == 0 and charger.charging:
+                    charger.measured = min(charger.may_draw(self.now), charger.takes)
+                    self.tell(charger)
             self.check()
             self.step()
 
@@ -136,14 +158,15 @@ class Links(RuleBasedStateMachine):
         """With links that work, all is as it was meant within seconds."""
         for number in range(len(self.chargers)):
             self.link_up(number)
-        for _ in range(80):
+        charged = False
+        for step in range(80):
             for number in range(len(self.chargers)):
                 self.deliver(number, 100, 100)
             self.spend(0.5)
+            # Not only the last moment: turns may be changing just then.
+            charged = charged or (step > 50 and any(one.may_draw(self.now) for one in self.chargers.values()))
         assert self.group.commitments.total() <= self.settings.rules.budget + 1e-6
-        if not any(charger.wants for charger in self.chargers.values()):
-            return
-        assert self.settings.rules.budget < 6 or any(charger.may_draw() for charger in self.chargers.values())
+        assert charged or self.settings.rules.budget < 6 or not any(one.wants for one in self.chargers.values())
 
     def tell(self, charger: Charger) -> None:
         if charger.linked:
@@ -163,7 +186,7 @@ class Links(RuleBasedStateMachine):
     def check(self) -> None:
         for id, charger in self.chargers.items():
             if charger.told_at is not None:
-                assert charger.may_draw() <= self.group.commitments.amount(id) + 1e-6, id
+                assert charger.may_draw(self.now) <= self.group.commitments.amount(id) + 1e-6, id
 
 
 TestLinks = Links.TestCase
