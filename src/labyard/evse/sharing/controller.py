@@ -11,10 +11,11 @@ import structlog
 from labyard.evse.sharing.allocator import Rules
 from labyard.evse.sharing.calls import CallError, Calls, url_of
 from labyard.evse.sharing.demand import Report
-from labyard.evse.sharing.group import Group, Offer, Settings
+from labyard.evse.sharing.group import Group, Offer
 from labyard.evse.sharing.limit import Failsafe, Limit
 from labyard.evse.sharing.link import PeerLink, retry_delay
 from labyard.evse.sharing.peers import Me, Peer, PeerBook
+from labyard.evse.sharing.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from labyard.evse.sharing.allocator import Rules
-from labyard.evse.sharing.group import Settings
+from labyard.evse.sharing.settings import Settings
 
 Seconds = Annotated[float, Field(ge=0)]
 Amps = Annotated[float, Field(ge=0, le=1000)]

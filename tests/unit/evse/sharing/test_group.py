@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from labyard.evse.sharing.allocator import Rules
 from labyard.evse.sharing.commitments import Commitments
 from labyard.evse.sharing.demand import OVERDRAW_SECONDS, START_SECONDS, Report
-from labyard.evse.sharing.group import CYCLE_SECONDS, Group, Offer, Settings
+from labyard.evse.sharing.group import Group, Offer
+from labyard.evse.sharing.settings import CYCLE_SECONDS, Settings
 
 CHARGING, CONNECTED, FREE, ASLEEP = 3, 2, 1, 254
 

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from labyard.evse.sharing.allocator import Rules
 from labyard.evse.sharing.demand import Report
-from labyard.evse.sharing.group import Group, Offer, Settings
+from labyard.evse.sharing.group import Group, Offer
+from labyard.evse.sharing.settings import Settings
 
 SAFE = 6.0
 TIMEOUT = 30.0
