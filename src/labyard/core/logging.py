@@ -8,7 +8,14 @@ import sys
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
-import structlog
+# structlog loads rich for coloured tracebacks, which no service prints: 0.2 s of each start and 6 MB.
+if "rich" not in sys.modules:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    import structlog
+
+    del sys.modules["rich"]
+else:
+    import structlog
 
 from labyard.core.context import caller
 

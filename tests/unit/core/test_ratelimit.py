@@ -70,7 +70,6 @@ class TestHttp:
         assert {client.get("/things", headers=headers).status_code for _ in range(600)} == {200}
 
 
-@pytest.mark.asyncio
 class TestRules:
     async def test_each_client_has_its_own_bucket(self) -> None:
         limiter = RateLimiter(RULES)
@@ -131,7 +130,6 @@ class TestWithoutRedis:
 REDIS = shutil.which("redis-check-rdb") or pytest.fail("apt-get install redis-tools", pytrace=False)
 
 
-@pytest.mark.asyncio
 class TestWithRedis:
     @pytest.fixture
     def port(self) -> int:

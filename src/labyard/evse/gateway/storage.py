@@ -1,0 +1,47 @@
+"""Files of one gateway, JSON, in one directory; a reader never sees half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class Storage:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def read(self, name: str) -> Any:
+        """What was written under that name; None if nothing was, or if it cannot be read (which is logged)."""
+        try:
+            return json.loads((self._directory / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as problem:
+            log.error("stored file is not readable, starting without it", file=name, problem=str(problem))
+            return None
+
+    def write(self, name: str, content: Any) -> None:
+        """Replace the file. It is the owner's alone: it may hold secrets. A failure is logged: the gateway goes on
+        with what it has in memory."""
+        try:
+            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self._directory)
+        except OSError as problem:
+            log.error("cannot write to the storage directory", file=name, problem=str(problem))
+            return
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1)
+            Path(temporary).replace(self._directory / name)
+        except OSError as problem:
+            log.error("cannot write to the storage directory", file=name, problem=str(problem))
+            Path(temporary).unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        (self._directory / name).unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""`labyard-evse-monitor`: one JSON line a second, then a summary. Exit 0: the budget held; 1: it did not; 2: bad input,
+or nothing answered."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from labyard.evse.monitor.sample import Reader
+from labyard.evse.monitor.watch import Watch, look
+
+if TYPE_CHECKING:
+    from labyard.evse.monitor.watch import Line
+
+EMULATOR_PORT = 8080  # of pair 0
+
+
+def arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="labyard-evse-monitor", description="Watch the current of a group of chargers against its budget."
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--emulators", nargs="+", metavar="URL", help="of the group's emulators")
+    which.add_argument("--pairs", type=int, metavar="N", help=f"the emulators at ports {EMULATOR_PORT} + 0…N-1 here")
+    parser.add_argument("--max-current", type=float, metavar="A", help="the group's maximum; default: the controller's")
+    parser.add_argument("--safety-factor", type=float, default=1.0, metavar="F", help="of --max-current (default 1)")
+    parser.add_argument(
+        "--controller", metavar="URL", help="its gateway: budget, joins and commitments come from there"
+    )
+    parser.add_argument("--user", metavar="NAME:PASSWORD", help="for the controller")
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="default: until SIGINT or SIGTERM")
+    parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two passes (default 1)")
+    parser.add_argument("--time-scale", type=float, default=1.0, metavar="F", help="that of the chargers (default 1)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the lines go there, the summary to stdout")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="serve /metrics there")
+    options = parser.parse_args(words)
+    if options.max_current is None and options.controller is None:
+        parser.error("--max-current or --controller is needed: what is the budget?")
+    for name in ("interval", "time_scale"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0")
+    if options.pairs is not None:
+        if not 1 <= options.pairs <= 64:
+            parser.error("--pairs must be 1 to 64")
+        options.emulators = [f"http://127.0.0.1:{EMULATOR_PORT + number}" for number in range(options.pairs)]
+    options.emulators = [url.rstrip("/") for url in options.emulators]
+    return options
+
+
+async def watch_group(options: argparse.Namespace, watch: Watch, write: Callable[[Line], None]) -> bool:
+    """Pass by pass, until the time is over or a signal comes. Whether anything ever answered."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    auth = tuple(options.user.split(":", 1)) if options.user else None
+    controller = options.controller.rstrip("/") if options.controller else None
+    reader = Reader(options.emulators, controller, auth)
+    begun = due = time.monotonic()
+    answered = False
+    try:
+        while options.duration is None or time.monotonic() - begun < options.duration:
+            line, _ = await look(watch, reader, options.max_current is None, begun)
+            answered = answered or any(line["chargers"].values())
+            write(line)
+            due = max(due + options.interval, time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), due - time.monotonic())
+            if stop.is_set():
+                break
+    finally:
+        await reader.close()
+    return answered
+
+
+def main(words: list[str] | None = None) -> int:
+    options = arguments(words)
+    budget = None if options.max_current is None else options.max_current * options.safety_factor
+    watch = Watch(budget, options.time_scale)
+    with contextlib.ExitStack() as stack:
+        try:
+            output = stack.enter_context(options.output.open("w", encoding="utf-8")) if options.output else sys.stdout
+            if options.metrics_port is not None:
+                from labyard.evse.monitor.metrics import serve
+
+                stack.enter_context(serve(options.metrics_port, watch))
+        except OSError as problem:
+            print(f"labyard-evse-monitor: {problem}", file=sys.stderr)
+            return 2
+        answered = asyncio.run(watch_group(options, watch, _writer(output)))
+    print(json.dumps({"summary": watch.summary()}), flush=True)
+    if not answered:
+        print("labyard-evse-monitor: no emulator has answered", file=sys.stderr)
+        return 2
+    return 1 if watch.violations else 0
+
+
+def _writer(output: TextIO) -> Callable[[Line], None]:
+    def write(line: Line) -> None:
+        output.write(json.dumps(line, separators=(",", ":")) + "\n")
+        output.flush()
+
+    return write
+
+
+if __name__ == "__main__":
+    sys.exit(main())

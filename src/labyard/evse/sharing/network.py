@@ -1,0 +1,88 @@
+"""Addresses: this machine's own, and which ones the gateway may call: contract 5.5."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
+
+Address = IPv4Address | IPv6Address
+
+
+def own_interfaces() -> list[IPv4Interface]:
+    """IPv4 addresses of this machine with their networks, loopback last."""
+    import ifaddr  # only where mDNS is in use
+
+    found = {
+        IPv4Interface(f"{ip.ip}/{ip.network_prefix}")
+        for adapter in ifaddr.get_adapters()
+        for ip in adapter.ips
+        if ip.is_IPv4
+    }
+    return sorted(found, key=lambda interface: (interface.ip.is_loopback, interface.ip))
+
+
+def announced_addresses(interfaces: list[IPv4Interface]) -> list[str]:
+    """What this machine tells others: its addresses on networks, loopback only if it is on none."""
+    on_networks = [str(interface.ip) for interface in interfaces if not interface.ip.is_loopback]
+    return on_networks or ["127.0.0.1"]
+
+
+def is_local(address: Address) -> bool:
+    """Loopback, private or link-local: what is certainly not out in the internet."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped is not None:
+        address = mapped
+    if address.is_unspecified or address.is_multicast:
+        return False
+    return address.is_loopback or address.is_private or address.is_link_local
+
+
+def parse(text: str) -> Address | None:
+    try:
+        return ip_address(text.split("%")[0].strip("[]"))
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class HostPort:
+    """A host as it is written in the API: `name[:port]`, `address[:port]`, `[v6][:port]`."""
+
+    name: str
+    port: int | None
+
+    @property
+    def text(self) -> str:
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        return name if self.port is None else f"{name}:{self.port}"
+
+
+def split_host(host: str) -> HostPort:
+    """Lower case, without a trailing dot. ValueError: the port is no port, or there is no name."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        name, _, rest = host[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif host.count(":") > 1:  # a bare IPv6 address
+        name, port = host, ""
+    else:
+        name, _, port = host.partition(":")
+    name = name.rstrip(".")
+    if not name or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+        raise ValueError(f"{host!r} is no host name or address with a port")
+    return HostPort(name, int(port) if port else None)
+
+
+async def resolve(name: str) -> list[Address]:
+    """Through the system's resolver, which knows .local names where it has an mDNS module. Empty: unknown."""
+    address = parse(name)
+    if address is not None:
+        return [address]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    addresses = [parse(str(entry[4][0])) for entry in found]
+    return [address for address in dict.fromkeys(addresses) if address is not None]
