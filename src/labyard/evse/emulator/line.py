@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from labyard.evse.emulator.commands import MAX_LINE
+from labyard.evse.emulator.command_table import MAX_LINE
 from labyard.evse.emulator.faults import Direction, FaultLog, FaultPlan
 from labyard.evse.rapi import END, LineReader
 

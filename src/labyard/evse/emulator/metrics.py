@@ -30,7 +30,7 @@ class _Reading(Collector):
         offers = evse.state in (State.CONNECTED, State.CHARGING)
         for name, text, value in (
             ("labyard_evse_current_amps", "Current that the car draws", evse.current),
-            ("labyard_evse_offer_amps", "Current that the car may draw", evse.capacity if offers else 0),
+            ("labyard_evse_offer_amps", "Current that the car may draw", evse.pilot.amps if offers else 0),
             ("labyard_evse_state", "State code of the charger", int(evse.state)),
             ("labyard_evse_vehicle_connected", "Whether a car is plugged in", int(emulator.car.connected)),
         ):

@@ -257,7 +257,7 @@ async def test_disconnect_and_reboot(emulator: Emulator) -> None:
     one.ask("$GV")
     assert (one.hung_up, two.hung_up) == (True, False)
     assert two.ask("$SC 10") == []
-    assert emulator.evse.stored_max == 32 and not emulator.evse.on
+    assert emulator.evse.pilot.stored_max == 32 and not emulator.evse.on
     await settle()
     await emulator.clock.advance(1)
     assert two.lines() == ["$AB 00 8.2.1", "$AT 00 01 32 0000", "$AT 01 01 32 0000"]
