@@ -18,6 +18,7 @@ from labyard.evse.emulator.line import End, Line
 log = structlog.get_logger(__name__)
 
 _IN_OPEN = 0x20
+_PIECE = 512  # bytes that are read at once; then it is the others' turn
 
 
 class Pty:
@@ -132,15 +133,15 @@ class Pty:
         self._greet(self._end)
 
     def _readable(self) -> None:
-        if self._watch is not None:
-            self._watched()  # who writes has opened it: greet first
         try:
-            data = os.read(self._master, 4096)
+            data = os.read(self._master, _PIECE)
         except BlockingIOError:
             return
         except OSError:  # the last one has closed it
             self._closed()
             return
+        if self._watch is not None:
+            self._watched()  # who has written has opened it before: greet first
         self._end.received(data)
 
     def _closed(self) -> None:
