@@ -102,6 +102,7 @@ class Emulator:
         self.line.silence(True)
         self._tell_state()
         self._boot = asyncio.get_running_loop().create_task(self._boot_again())
+        self._boot.add_done_callback(_report_failure)
 
     async def _boot_again(self) -> None:
         await self.clock.sleep(_REBOOT_SECONDS)
@@ -152,6 +153,11 @@ class Emulator:
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
         for listener in list(self.listeners):
             listener(kind, data)
+
+
+def _report_failure(boot: asyncio.Task[None]) -> None:
+    if not boot.cancelled() and (error := boot.exception()) is not None:
+        log.error("the boot failed", exc_info=error)
 
 
 def _mcuid(config: Config) -> str:
