@@ -36,6 +36,8 @@ class _Reading(Collector):
         ):
             yield GaugeMetricFamily(name, text, value=value)
         yield CounterMetricFamily("labyard_evse_energy_wh", "Energy delivered", value=evse.total_wh)
+        reconnects = max(0, emulator.line.attached - 1)
+        yield CounterMetricFamily("labyard_rapi_reconnects", "Clients of RAPI after the first", value=reconnects)
         yield _counted("labyard_rapi_commands", "Commands answered", "result", emulator.results)
         yield _counted("labyard_link_faults", "Faults on the RAPI line", "kind", emulator.line.log.totals)
 

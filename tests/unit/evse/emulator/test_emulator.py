@@ -13,8 +13,8 @@ from labyard.evse.clock import Clock, settle
 from labyard.evse.codes import ErrorFlag, State
 from labyard.evse.emulator.config import Values, build
 from labyard.evse.emulator.emulator import Emulator
-from labyard.evse.emulator.faults import parse
 from labyard.evse.emulator.line import End
+from labyard.evse.emulator.link_faults import parse
 from labyard.evse.rapi import Checksum, decode, encode
 
 
@@ -256,6 +256,9 @@ async def test_disconnect_and_reboot(emulator: Emulator) -> None:
     rules(emulator, {"kind": "disconnect", "match": "GV"}, {"kind": "reboot", "direction": "rx", "match": "SC"})
     one.ask("$GV")
     assert (one.hung_up, two.hung_up) == (True, False)
+    three = Client(emulator)
+    three.ask("$GV\r$FS")
+    assert three.hung_up and emulator.evse.state is State.NOT_CONNECTED, "what follows is lost"
     assert two.ask("$SC 10") == []
     assert emulator.evse.pilot.stored_max == 32 and not emulator.evse.on
     await settle()
