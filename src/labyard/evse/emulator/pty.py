@@ -34,6 +34,10 @@ class Pty:
 
     def open(self) -> bool:
         """Make the PTY and listen; whether the link leads to it. OSError: there are no PTYs left."""
+        self._open()
+        return self._make_link()
+
+    def _open(self) -> None:
         self._master, slave = os.openpty()
         os.set_blocking(self._master, False)
         _make_raw(slave, self._baudrate)
@@ -49,9 +53,7 @@ class Pty:
             os.close(slave)
             self._slave = None
             asyncio.get_running_loop().add_reader(self._watch, self._watched)
-        linked = self._make_link()
-        log.info("RAPI is ready", pty=self.name, link=str(self._path) if linked else None)
-        return linked
+        log.info("RAPI is ready", pty=self.name)
 
     def close(self) -> None:
         """Users of the slave get an end of file; the link is removed when it is ours."""
@@ -98,7 +100,9 @@ class Pty:
     def hang_up(self) -> None:
         """Those who have it open get an end of file, and find a new one at the link."""
         old = copy(self)  # it knows the old descriptors
-        self.open()
+        self._open()
+        if _target(self._path) == old.name:  # it may be another's by now
+            self._make_link()
         old._let_go()
 
     def _make_link(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import termios
 from pathlib import Path
@@ -107,6 +108,13 @@ def test_another_s_link_is_neither_fought_for_nor_removed(start: Start, link: Pa
     first = begin(start, link, "--serial-reconnect-backoff", "50")
     begin(start, link)
     wait_until(lambda: "another has taken the link" in first.log(), "it sees the other")
+    others = link.readlink()
+    first.post("/api/link/faults", rules=[{"kind": "disconnect", "direction": "tx"}])
+    [of_first] = {json.loads(line)["pty"] for line in first.log().splitlines() if '"RAPI is ready"' in line}
+    with Rapi.pty(Path(of_first)) as gateway, pytest.raises(EOFError):
+        gateway.line()
+    wait_until(lambda: first.log().count("RAPI is ready") == 2, "it has a new PTY")
+    assert link.readlink() == others
     first.stop()
     with Rapi.pty(link) as gateway:
         assert gateway.ask("GV") == "$OK 8.2.1 5.0.1"
