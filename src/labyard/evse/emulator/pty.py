@@ -59,7 +59,7 @@ class Pty:
         """Users of the slave get an end of file; the link is removed when it is ours."""
         self._let_go()
         if _target(self._path) == self.name:
-            self._path.unlink()
+            self._path.unlink(missing_ok=True)
 
     def _let_go(self) -> None:
         loop = asyncio.get_running_loop()
@@ -107,11 +107,11 @@ class Pty:
 
     def _make_link(self) -> bool:
         """A stale link is replaced, a real file never."""
-        if self._path.exists() and not self._path.is_symlink():
-            log.warning("not a link, so left alone: use the PTY itself", path=str(self._path), pty=self.name)
-            return False
         fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
+            if self._path.exists() and not self._path.is_symlink():
+                log.warning("not a link, so left alone: use the PTY itself", path=str(self._path), pty=self.name)
+                return False
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(self.name)
             fresh.replace(self._path)

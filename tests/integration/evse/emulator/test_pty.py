@@ -87,6 +87,13 @@ def test_a_real_file_is_left_alone(start: Start, link: Path) -> None:
     assert link.read_text() == "mine"
 
 
+def test_a_link_that_cannot_be_made_is_told_of(start: Start, tmp_path: Path) -> None:
+    emulator = begin(start, tmp_path / ("n" * 300))
+    [told] = [json.loads(line) for line in emulator.log().splitlines() if "cannot make the link" in line]
+    with Rapi.pty(Path(told["pty"])) as gateway:
+        assert gateway.line() == GREETING
+
+
 def test_a_link_that_vanished_is_made_again(start: Start, link: Path) -> None:
     begin(start, link, "--serial-reconnect-backoff", "50")
     link.unlink()
