@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from labyard.evse.clock import Clock, settle
 from labyard.evse.codes import ErrorFlag, State
@@ -145,6 +146,15 @@ async def test_a_reboot_in_mid_command(emulator: Emulator) -> None:
     expected = ["$AB 07 8.2.1", "$AT 00 01 32 0020", "$AT 07 01 32 0020"]
     assert client.lines() == expected and late.lines() == expected
     assert client.ask("S\r$GV") == ["$OK 8.2.1 5.0.1"], "the half line before the boot is gone"
+
+
+async def test_a_boot_that_fails_is_told_of(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator.evse, "power_on", lambda: 1 / 0)
+    emulator.reboot()
+    with capture_logs() as logs:
+        await settle()
+        await emulator.clock.advance(1)
+    assert [entry["event"] for entry in logs] == ["the boot failed"]
 
 
 async def test_a_fault_is_announced_at_once(emulator: Emulator) -> None:
