@@ -298,7 +298,7 @@ class Manager:
         if "state" in names:
             self._state_changed()
         if names & {"configured_max", "ecf", "scale", "offset"}:
-            self._settings.observe()
+            self._settings.observe(booting=not self.ready)
         if "capacity" in names and self.ready and self._evse.capacity != self._evse.pilot:
             self._background(self.read("$GC"))
         if names & {"min", "configured_max", "pilot"}:

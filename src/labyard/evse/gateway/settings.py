@@ -37,6 +37,7 @@ class EvseSettings:
         self._options = options
         self._read = read
         self._waiting: dict[str, Any] = {}
+        self._writing: frozenset[str] = frozenset()  # on their way: what the EVSE says of them may be old
         self._flushing = asyncio.Lock()
 
     def changed(self, keys: frozenset[str]) -> None:
@@ -46,9 +47,11 @@ class EvseSettings:
             if differs or key == "voltage" or key in HEARTBEAT:
                 self._waiting[key] = self._options[key]
 
-    def observe(self) -> None:
-        """Take what the EVSE says into the options, but for what waits to be written."""
-        self._options.keep({key: value for key, value in self._observed().items() if key not in self._waiting})
+    def observe(self, booting: bool = False) -> None:
+        """Take what the EVSE says into the options, but for what waits to be written. What it says while it boots
+        is no change of the configuration: nobody made one."""
+        own = self._waiting.keys() | self._writing
+        self._options.keep({key: value for key, value in self._observed().items() if key not in own}, not booting)
 
     async def after_boot(self) -> None:
         """What the EVSE forgets when it is switched off, and what waited for it."""
@@ -66,6 +69,14 @@ class EvseSettings:
         if not self._waiting:
             return
         settings, self._waiting = self._waiting, {}
+        self._writing = frozenset(settings)
+        try:
+            await self._write(settings)
+        finally:
+            self._writing = frozenset()
+        self.observe()
+
+    async def _write(self, settings: dict[str, Any]) -> None:
         commands = [self._command(key, value) for key, value in sorted(settings.items())]
         for command in dict.fromkeys(command for command in commands if command):
             reply = await send_flag(self._rapi, command)
@@ -76,7 +87,6 @@ class EvseSettings:
         if settings.keys() & self._observed().keys():
             for command in ("$GE", "$GC", "$GA"):
                 await self._read(command)
-            self.observe()
 
     def _observed(self) -> dict[str, Any]:
         evse = self._evse

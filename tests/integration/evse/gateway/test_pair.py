@@ -102,6 +102,15 @@ def test_a_limit_ends_the_session(pair: Pair) -> None:
     assert pair.gateway.http.get("/claims").json() == []
 
 
+def test_a_fresh_pair_counts_its_configuration_from_one(pair: Pair) -> None:
+    assert pair.gateway.status()["config_version"] == 1
+    values = {"max_current_soft": 24, "scale": 210, "service": 1, "vent_check": False, "lang": "de"}
+    assert pair.gateway.http.post("/config", json=values).json() == {"config_version": 2, "msg": "done"}
+    assert {key: config(pair)[key] for key in values} == values
+    assert pair.rapi("$FF V 1")["ret"] == "$OK^20"  # somebody else's change is one, too
+    pair.wait(config_version=3)
+
+
 def test_settings_of_the_evse_are_written_before_the_answer(pair: Pair) -> None:
     answer = pair.gateway.http.post("/config", json={"max_current_soft": 24, "diode_check": False, "scale": 210})
     assert answer.json()["msg"] == "done"

@@ -15,6 +15,7 @@ from labyard.evse.gateway.api.http import (
     ApiError,
     json_object,
     message,
+    path_number,
     refuse_foreign,
     reply,
     route,
@@ -84,8 +85,7 @@ def log_routes(gateway: Gateway) -> list[BaseRoute]:
         return reply({"min": gateway.log.oldest, "max": gateway.log.newest})
 
     async def block(request: Request) -> Response:
-        text = request.path_params["number"]
-        entries = gateway.log.read(int(text)) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+        entries = gateway.log.read(path_number(request, "number", 2**31))
         if entries is None:
             raise ApiError(404, "Not found")
         return reply(entries)
