@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,16 @@ class Storage:
         except OSError as problem:
             log.error("cannot write to the storage directory", file=name, problem=str(problem))
             temporary.unlink(missing_ok=True)
+
+    def restore(self, name: str, take: Callable[[Any], None]) -> None:
+        """Give `take` what was written; that it makes no sense, `take` says with a ValueError."""
+        content = self.read(name)
+        if content is None:
+            return
+        try:
+            take(content)
+        except ValueError as problem:
+            log.error("stored file makes no sense, starting without it", file=name, problem=str(problem))
 
     def remove(self, name: str) -> None:
         try:

@@ -301,3 +301,14 @@ def test_the_gateway_restarts_and_the_car_goes_on(pair: Pair) -> None:
     pair.until(pair.gateway.answers)
     pair.wait(state=3, evse_connected=1)
     assert pair.gateway.status()["total_switches"] == total == 1
+
+
+def test_a_limit_counts_on_after_a_restart(pair: Pair) -> None:
+    pair.gateway.http.post("/limit", json={"type": "energy", "value": 300})
+    pair.charge()
+    pair.until(lambda: pair.gateway.status()["session_energy"] > 150)
+    pair.gateway.http.post("/restart", json={"device": "gateway"})
+    pair.until(lambda: '"gateway restarts"' in pair.gateway.log.read_text())
+    pair.until(pair.gateway.answers)
+    pair.wait(state=254)
+    assert pair.http.get("/api/evse/status").json()["session_energy_wh"] < 400

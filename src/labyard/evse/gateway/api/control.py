@@ -114,13 +114,13 @@ def limit_routes(gateway: Gateway) -> list[BaseRoute]:
             limit = parse_limit(await json_body(request, BAD_JSON))
         except ValueError:
             raise ApiError(400, BAD_JSON) from None
-        gateway.set_limit(limit)
+        gateway.automatics.set_limit(limit)
         return message("done", 201)
 
     async def remove(_: Request) -> Response:
         if gateway.limits.limit is None:
             return message("no limit")
-        gateway.set_limit(None)
+        gateway.automatics.set_limit(None)
         return message("done")
 
     return [route("/limit", {"GET": read, "POST": write, "DELETE": remove})]

@@ -129,9 +129,9 @@ def device_routes(gateway: Gateway) -> list[BaseRoute]:
         if hard:
             energy.switches = 0
         if content.get("import") is True:
-            gateway.reset_energy(gateway.evse.total_wh / 1000)
+            gateway.records.reset_energy(gateway.evse.total_wh / 1000)
         else:
-            gateway.reset_energy(0.0 if hard else energy.total)
+            gateway.records.reset_energy(0.0 if hard else energy.total)
         return message("done")
 
     async def restart(request: Request) -> Response:

@@ -32,7 +32,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         except ValueError as problem:
             raise ApiError(400, str(problem)) from None
         schedule.put(*events)
-        gateway.schedule_changed()
+        gateway.automatics.schedule_changed()
         return message("done")
 
     async def write_all(request: Request) -> Response:
@@ -53,7 +53,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def remove(request: Request) -> Response:
         if not schedule.remove(number(request)):
             raise ApiError(404, "Not found")
-        gateway.schedule_changed()
+        gateway.automatics.schedule_changed()
         return message("done")
 
     return [
