@@ -9,7 +9,8 @@ from typing import Any
 
 from labyard.evse.codes import Control, State, Vflag
 
-ASLEEP = frozenset({253, State.SLEEPING, State.DISABLED})  # 253: the public image's sleep
+ASLEEP = frozenset({State.SLEEPING, State.DISABLED})
+PUBLIC_SLEEPING = 253  # what the public image says; clients and groups know 254
 FAULTS = range(State.VENTILATION, 12)
 _DECIMAL = re.compile(r"-?[0-9]{1,10}")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,4}")
@@ -182,6 +183,7 @@ class Evse:
         return self.vflags & ~Vflag.CAR_CONNECTED if state == State.NOT_CONNECTED else self.vflags
 
     def _enter(self, state: int, vflags: int, now: float, **more: Any) -> None:
+        state = State.SLEEPING if state == PUBLIC_SLEEPING else state
         was_charging, elapsed = self.charging, self.elapsed(now)
         charging = state == State.CHARGING
         if charging and not was_charging:

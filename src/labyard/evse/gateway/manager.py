@@ -171,6 +171,7 @@ class Manager:
                 await self.read(command)
         elif self.rapi.doubtful:
             await self.read("$GS")
+        await self.flush()
         if self._state_pending or self._pilot_pending(self.wanted()):
             self._dirty.set()
 

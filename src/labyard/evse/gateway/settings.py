@@ -71,22 +71,32 @@ class EvseSettings:
         settings, self._waiting = self._waiting, {}
         self._writing = frozenset(settings)
         try:
-            await self._write(settings)
+            lost = await self._write(settings)
         finally:
             self._writing = frozenset()
+        self._waiting = {key: settings[key] for key in lost} | self._waiting
         self.observe()
 
-    async def _write(self, settings: dict[str, Any]) -> None:
-        commands = [self._command(key, value) for key, value in sorted(settings.items())]
-        for command in dict.fromkeys(command for command in commands if command):
+    async def _write(self, settings: dict[str, Any]) -> set[str]:
+        """The keys that are to be written once more: an answer was lost."""
+        lost: set[str] = set()
+        keys: dict[str, list[str]] = {}  # by the command that writes them
+        for key, value in sorted(settings.items()):
+            if command := self._command(key, value):
+                keys.setdefault(command, []).append(key)
+        for command, written in keys.items():
             reply = await send_flag(self._rapi, command)
-            if not reply.ok:
-                log.warning("EVSE refused a setting", command=command, result=reply.result.name)
+            if reply.result is Result.NK:
+                log.warning("EVSE refused a setting", command=command)
+            elif not reply.ok:
+                lost.update(written)
         if settings.keys() & HEARTBEAT:
             await self._tell_heartbeat()
-        if settings.keys() & self._observed().keys():
+        if observed := settings.keys() & self._observed().keys():
             for command in ("$GE", "$GC", "$GA"):
-                await self._read(command)
+                if not await self._read(command):
+                    lost |= observed
+        return lost
 
     def _observed(self) -> dict[str, Any]:
         evse = self._evse

@@ -276,7 +276,7 @@ def test_the_manners_of_the_public_image(make_pair: Callable[..., Pair]) -> None
     pair.wait(pilot=10)
     pair.until(lambda: pair.http.get("/api/evse/status").json()["current_capacity"] == 10)
     pair.gateway.http.post("/override", json={"state": "disabled"})
-    pair.wait(state=253, amp=0)
+    pair.wait(state=254, status="disabled", amp=0)
     pair.gateway.http.delete("/override")
     pair.wait(state=3, pilot=32)
     pair.do("errors/trigger", error="gfci")
