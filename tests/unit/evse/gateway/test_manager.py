@@ -326,6 +326,18 @@ async def test_a_setting_that_was_not_answered_is_written_again(rig: Rig) -> Non
     assert rig.peer.heard == []
 
 
+async def test_a_setting_that_could_not_be_read_back_does_not_go_back(rig: Rig) -> None:
+    await rig.ready()
+    rig.peer.answers |= {"FF": "OK", "GE": None}
+    rig.options.update({"vent_check": False})
+    await rig.manager.flush()
+    assert rig.options["vent_check"] is False
+    rig.peer.answers["GE"] = "OK 32 0005"
+    await rig.pass_seconds(1)
+    assert rig.options["vent_check"] is False
+    assert rig.evse.ecf == 5
+
+
 async def test_heartbeat_is_off_unless_it_is_wanted(rig: Rig) -> None:
     await rig.ready()
     await rig.pass_seconds(2)

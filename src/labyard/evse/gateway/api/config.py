@@ -56,10 +56,5 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def options(_: Request) -> Response:
         return Response(headers={"Allow": "GET, POST, OPTIONS"})
 
-    return [
-        route(
-            "/config",
-            {"GET": read, "POST": write, "OPTIONS": options},
-            wrong_method=Response(status_code=405, headers=NO_CACHE),
-        ),
-    ]
+    wrong_method = Response(status_code=405, headers=NO_CACHE)
+    return [route("/config", {"GET": read, "POST": write, "OPTIONS": options}, wrong_method)]
