@@ -144,7 +144,9 @@ class Gateway:
             self.records.keep()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSING):
-                    await asyncio.gather(*(close() for close in self.closers), return_exceptions=True)
+                    for outcome in await asyncio.gather(*(close() for close in self.closers), return_exceptions=True):
+                        if isinstance(outcome, Exception):
+                            log.error("a part did not close", exc_info=outcome)
 
     # What parts ask
 

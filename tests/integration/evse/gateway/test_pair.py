@@ -111,6 +111,24 @@ def test_a_fresh_pair_counts_its_configuration_from_one(pair: Pair) -> None:
     pair.wait(config_version=3)
 
 
+def test_limits_of_time_charge_and_range(pair: Pair) -> None:
+    http = pair.gateway.http
+    http.post("/config", json={"vehicle_data_src": 3})
+    pair.charge()
+    for limit, told in (
+        ({"type": "time", "value": 1}, {}),
+        ({"type": "soc", "value": 60}, {"battery_level": 60}),
+        ({"type": "range", "value": 200}, {"battery_range": 201}),
+    ):
+        assert http.post("/limit", json=limit).status_code == 201
+        assert http.post("/status", json=told).status_code == 200
+        pair.wait(state=254)
+        assert pair.gateway.status()["elapsed"] >= 60
+        assert http.get("/claims/target").json()["claims"] == {"state": 65542}
+        assert http.delete("/limit").json() == {"msg": "done"}
+        pair.wait(state=3)
+
+
 def test_settings_of_the_evse_are_written_before_the_answer(pair: Pair) -> None:
     answer = pair.gateway.http.post("/config", json={"max_current_soft": 24, "diode_check": False, "scale": 210})
     assert answer.json()["msg"] == "done"
