@@ -18,7 +18,7 @@ use and add to:
 - `gateway.caps.set("loadsharing", Cap(current, off))`, None to take it away: claim 65548 at 5000, shared with the
   shaper. `gateway.claims` is there for anything else: set(client, priority, Properties(...)), release(client),
   target().
-- `gateway.local()`: LocalStatus (amp in mA, voltage, pilot, vehicle, state, min, max, charging).
+- `gateway.local()`: LocalStatus (amp in mA, voltage, pilot, vehicle, state, min, max).
   `gateway.evse.on_change(listener)`: names of what changed (state, vflags, pilot, amp, min, configured_max, …).
   `gateway.asleep_by_others()`: something other than claim 65548 keeps the EVSE asleep (loadsharing_ready = not that).
 - `gateway.routes.extend([...])`: Starlette routes; api/http.py has `route`, `reply`, `message`, `json_object`,
@@ -177,7 +177,6 @@ class Gateway:
             state=evse.state,
             min=evse.min,
             max=evse.configured_max,
-            charging_since=evse.charging_since,
         )
 
     def asleep_by_others(self) -> bool:

@@ -53,6 +53,7 @@ class Automatics:
         event = self._look_at_schedule()
         if event != self._event:
             self._event = event
+            self._gateway.versions.bump("schedule_plan_version")
             if event is not None:
                 self._event_began(event)
 

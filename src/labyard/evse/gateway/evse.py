@@ -28,7 +28,6 @@ class LocalStatus:
     state: int
     min: int  # A
     max: int  # A, the configured maximum
-    charging_since: float | None  # seconds of the charger's clock; None: it is not charging
 
     @property
     def amps(self) -> float:
@@ -64,7 +63,6 @@ class Evse:
         self.session_wattseconds = 0
         self.total_wh = 0
         self._elapsed, self._elapsed_at = 0, 0.0
-        self.charging_since: float | None = None
         self._listeners: list[Callable[[frozenset[str]], None]] = []
 
     def on_change(self, listener: Callable[[frozenset[str]], None]) -> None:
@@ -122,7 +120,7 @@ class Evse:
     def read_state(self, words: Sequence[str], now: float) -> None:
         """`$GS`."""
         if self.old_protocol:
-            state, vflags = int(_some(words, 1)[0]), None
+            state, vflags = _count(_some(words, 1)[0]), None
         else:
             state = _hex(_some(words, 2)[0])
             vflags = _hex(words[3]) if len(words) > 3 else None
@@ -184,12 +182,8 @@ class Evse:
 
     def _enter(self, state: int, vflags: int, now: float, **more: Any) -> None:
         state = State.SLEEPING if state == PUBLIC_SLEEPING else state
-        was_charging, elapsed = self.charging, self.elapsed(now)
-        charging = state == State.CHARGING
-        if charging and not was_charging:
-            self.charging_since = now
-        elif not charging:
-            self.charging_since = None
+        elapsed = self.elapsed(now)
+        if state != State.CHARGING:
             more["amp"] = 0
         # Time of the session stands while it does not charge, and begins anew with the next car.
         new_car = vflags & Vflag.CAR_CONNECTED and not self.vehicle

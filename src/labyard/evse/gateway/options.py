@@ -187,11 +187,11 @@ Guard = Callable[[dict[str, Any], str], None]
 class Options:
     """All options with their values. `version` rises by 1 with each update that changes something."""
 
-    def __init__(self, storage: Storage, defaults: Mapping[str, Any] | None = None) -> None:
-        """`defaults` replace the table's. What the file holds and no longer fits is left out."""
+    def __init__(self, storage: Storage) -> None:
+        """What the file holds and no longer fits is left out."""
         self.version = 1
         self._storage = storage
-        self._defaults = {key: option.default for key, option in TABLE.items()} | dict(defaults or {})
+        self._defaults = {key: option.default for key, option in TABLE.items()}
         self._values: dict[str, Any] = {}
         self._guards: list[Guard] = []
         self._listeners: list[Callable[[frozenset[str]], None]] = []

@@ -215,8 +215,8 @@ def test_an_event_of_the_schedule_starts_and_limits(pair: Pair) -> None:
     days = ["monday"]
     start = {"id": 1, "state": "active", "time": "12:00:00", "days": days, "limit": "energy", "limit_value": 50000}
     http.post("/schedule", json=[start, {"id": 2, "state": "disabled", "time": "12:01:00", "days": days}])
-    pair.wait(state=254, limit=False)
-    pair.wait(state=1, limit=True)
+    plan = pair.wait(state=254, limit=False)["schedule_plan_version"]
+    pair.wait(state=1, limit=True, schedule_plan_version=plan + 1)
     assert http.get("/limit").json() == {"type": "energy", "value": 50000, "auto_release": True}
     pair.wait(state=254)
     assert http.get("/schedule/plan").json()["current_event"]["id"] == 2
