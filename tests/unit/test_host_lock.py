@@ -53,9 +53,9 @@ def test_who_waits_is_told_for_whom_and_gets_it_when_the_holder_is_killed(holder
 
 
 def test_patience_ends_with_the_holders_name(holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(HostLockError, match=rf"in use by process {holder.pid}, the other one: not free within 0.1 s"):
-        with host_lock("me", seconds=0.1, say=lambda _: None):
-            pytest.fail("it was free")
+    message = rf"in use by process {holder.pid}, the other one: not free within 0.1 s"
+    with pytest.raises(HostLockError, match=message), host_lock("me", seconds=0.1, say=lambda _: None):
+        pytest.fail("it was free")
 
 
 def test_it_is_free_after_a_failure(lock_file: Path) -> None:
