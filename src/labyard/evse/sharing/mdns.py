@@ -228,9 +228,9 @@ class OwnResponder:
         zeroconf = self._zeroconf.zeroconf
         async with self._renaming:
             infos, self._infos = self._infos, []
-            zeroconf.registry.async_remove(infos)
             for info in infos:
-                zeroconf.cache.async_remove_records([info.dns_service(), info.dns_text()])
+                zeroconf.registry.async_remove(info)
+                zeroconf.cache.async_remove_records((info.dns_service(), info.dns_text()))
             await self._announce()
 
     async def _insist(self) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from labyard.testing import host_lock
+
 TESTS = Path(__file__).parents[3]
 PATIENCE = 120
 CLONE_NEWNET = 0x40000000  # os.unshare comes with Python 3.12
@@ -19,11 +21,12 @@ CLONE_NEWNET = 0x40000000  # os.unshare comes with Python 3.12
 
 @contextmanager
 def own_network() -> Iterator[None]:
-    """For this thread and what it starts, where this user may have one; elsewhere the host's network stays."""
+    """For this thread and what it starts. Where this user may have none it is the host's, and for us alone."""
     libc = ctypes.CDLL(None, use_errno=True)
     with Path("/proc/thread-self/ns/net").open() as before:
         if not hasattr(libc, "unshare") or libc.unshare(CLONE_NEWNET) != 0:
-            yield
+            with host_lock("tests of load sharing"):
+                yield
             return
         try:
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
