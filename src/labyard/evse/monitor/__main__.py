@@ -67,7 +67,7 @@ async def watch_group(options: argparse.Namespace, watch: Watch, write: Callable
     answered = False
     try:
         while options.duration is None or time.monotonic() - begun < options.duration:
-            line, _ = await look(watch, reader, options.max_current is None, begun)
+            line = await look(watch, reader, options.max_current is None, begun)
             answered = answered or any(line["chargers"].values())
             write(line)
             due = max(due + options.interval, time.monotonic())

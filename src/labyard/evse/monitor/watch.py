@@ -83,20 +83,25 @@ class Watch:
         }
 
 
-async def look(watch: Watch, reader: Reader, follow_budget: bool, begun: float) -> tuple[Line, float]:
-    """One pass; also how long reading took, s."""
+async def look(watch: Watch, reader: Reader, follow_budget: bool, begun: float) -> Line:
+    """One pass; `pass_ms` is how long it took to read all chargers once."""
     start = time.monotonic()
-    group = await reader.group()
-    now = time.monotonic() - begun
-    watch.take_group(group, now, follow_budget)
+    group = await _look_at_group(watch, reader, follow_budget, begun)
     reading = time.monotonic()
     chargers = await reader.chargers()
     took = time.monotonic() - reading
-    if watch.needs_second_look(chargers):
+    if watch.needs_second_look(chargers):  # or the budget was raised after it was read
+        group = await _look_at_group(watch, reader, follow_budget, begun)
         chargers = await reader.chargers()
     line = watch.take(chargers, start - begun, None if group is None else group.committed)
     line["pass_ms"] = round(took * 1000, 1)
-    return line, took
+    return line
+
+
+async def _look_at_group(watch: Watch, reader: Reader, follow_budget: bool, begun: float) -> Group | None:
+    group = await reader.group()
+    watch.take_group(group, time.monotonic() - begun, follow_budget)
+    return group
 
 
 def _sums(chargers: Mapping[str, Charger | None]) -> tuple[float, float]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable
+import socket
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ WEB = "_http._tcp.local."
 MAX_NAMES = 99  # openevse-2 to openevse-99
 PROBES, PROBE_SECONDS = 3, 0.15
 RESOLVE_MILLISECONDS = 1500
+IP_MULTICAST_ALL = 49  # Linux; Python does not name it
 
 
 @dataclass(frozen=True)
@@ -41,34 +44,54 @@ class Announcement:
 
 
 class OwnResponder:
-    """`on_heard` gets every gateway each time that it is heard, `on_gone` the instance that says goodbye."""
+    """`on_heard` gets every gateway each time that it is heard, `on_gone` the instance that says goodbye.
 
-    def __init__(self, announcement: Announcement, on_heard: Callable[[Found], None], on_gone: Callable[[str], None]):
+    `names`: the interfaces to speak and listen on; none: all. One that is not there is used when it comes.
+    """
+
+    def __init__(
+        self,
+        announcement: Announcement,
+        on_heard: Callable[[Found], None],
+        on_gone: Callable[[str], None],
+        names: Sequence[str] = (),
+    ) -> None:
         self.instance = announcement.hostname
+        self._names = names
         self._announcement = announcement
         self._on_heard, self._on_gone = on_heard, on_gone
         self._zeroconf: AsyncZeroconf | None = None
         self._infos: list[AsyncServiceInfo] = []
-        self._interfaces: list[IPv4Interface] = []
+        self._machine: list[IPv4Interface] = []  # all that this machine has
+        self._interfaces: list[IPv4Interface] = []  # of them those in use
         self._resolving: dict[str, asyncio.Task[None]] = {}
-        self._yielding: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
+        self._renaming = asyncio.Lock()
 
     async def start(self) -> None:
         """Listen, and announce under a name that nobody has. OSError: port 5353 is not to be had."""
         # Costs a quarter of a second of one core: not before the gateway answers, and beside its work.
         library = await asyncio.to_thread(importlib.import_module, "zeroconf.asyncio")
-        from zeroconf import InterfaceChoice, IPVersion
+        from zeroconf import IPVersion
 
-        self._zeroconf = library.AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
-        self._interfaces = own_interfaces()
+        for name in self._names:
+            if not own_interfaces([name]):
+                log.warning("mDNS will use an interface when it is there with an IPv4 address", interface=name)
+        self._look()
+        self._zeroconf = library.AsyncZeroconf(interfaces=self._own_addresses(), ip_version=IPVersion.V4Only)
+        if self._names:
+            await self._hear_nothing_else()
         self._zeroconf.zeroconf.async_add_listener(_listener(self._records), None)
-        await self._announce(self._announcement)
+        async with self._renaming:
+            await self._announce()
 
     async def announce(self, announcement: Announcement) -> None:
         """Under another name, or with other properties, from now on."""
         if self._zeroconf is not None and announcement != self._announcement:
-            await self._withdraw()
-            await self._announce(announcement)
+            self._announcement = announcement
+            async with self._renaming:
+                await self._withdraw()
+                await self._announce()
 
     def query(self) -> None:
         from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]
@@ -81,21 +104,38 @@ class OwnResponder:
 
     async def look_at_interfaces(self) -> None:
         """Follow what came or went since the last time."""
-        interfaces = own_interfaces()
-        if self._zeroconf is not None and interfaces != self._interfaces:
-            self._interfaces = interfaces
-            await self._zeroconf.zeroconf.async_update_interfaces()
+        if self._zeroconf is not None and self._look():
+            await self._zeroconf.zeroconf.async_update_interfaces(self._own_addresses())
             for info in self._infos:
-                info.addresses = [IPv4Address(address).packed for address in announced_addresses(interfaces)]
+                info.addresses = [IPv4Address(address).packed for address in announced_addresses(self._interfaces)]
                 await self._zeroconf.async_update_service(info)
 
     async def close(self) -> None:
         """Says goodbye."""
-        for task in (*self._resolving.values(), *([self._yielding] if self._yielding else [])):
+        for task in (*self._resolving.values(), *([self._settling] if self._settling else [])):
             task.cancel()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
             self._zeroconf = None
+
+    def _look(self) -> bool:
+        """Whether the interfaces in use are others than before."""
+        before = self._interfaces
+        self._machine = own_interfaces()
+        self._interfaces = own_interfaces(self._names) if self._names else self._machine
+        return before != self._interfaces
+
+    def _own_addresses(self) -> list[str]:
+        return [str(interface.ip) for interface in self._interfaces]
+
+    async def _hear_nothing_else(self) -> None:
+        """Linux gives a socket what came in on any interface where anybody on this machine has joined the group."""
+        assert self._zeroconf is not None
+        zeroconf = self._zeroconf.zeroconf
+        await zeroconf.async_wait_for_start()
+        if sys.platform == "linux":
+            for reader in zeroconf.engine.readers:
+                reader.sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
 
     async def _withdraw(self) -> None:
         assert self._zeroconf is not None
@@ -103,13 +143,13 @@ class OwnResponder:
         for info in infos:
             await self._zeroconf.async_unregister_service(info)
 
-    async def _announce(self, announcement: Announcement) -> None:
+    async def _announce(self) -> None:
         assert self._zeroconf is not None
-        self._announcement = announcement
+        announcement = self._announcement
         for number in range(1, MAX_NAMES + 1):
             name = announcement.hostname if number == 1 else f"{announcement.hostname}-{number}"
             infos = [self._info(kind, name) for kind in (SERVICE, WEB)]
-            if await self._is_taken(infos[0].name):
+            if await self._is_taken(infos[0]):
                 log.info("another gateway has this name", name=name)
                 continue
             for info in infos:
@@ -119,8 +159,12 @@ class OwnResponder:
             return
         log.error("all names are taken, not announced", name=announcement.hostname)
 
-    async def _is_taken(self, name: str) -> bool:
-        """Probe. The library's own probing asks for unicast answers, which another socket of this machine may get."""
+    async def _is_taken(self, info: AsyncServiceInfo) -> bool:
+        """Probe. The library's own probing asks for unicast answers, which another socket of this machine may get.
+
+        With the record that we would have, it is a probe and no question: whoever has the name answers at once, also
+        what it has told everyone a moment ago.
+        """
         from zeroconf import DNSOutgoing, DNSQuestion, current_time_millis  # type: ignore[attr-defined]
         from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_SRV
 
@@ -128,11 +172,13 @@ class OwnResponder:
         zeroconf = self._zeroconf.zeroconf
         await zeroconf.async_wait_for_start()
         for _ in range(PROBES):
-            question = DNSOutgoing(_FLAGS_QR_QUERY)
-            question.add_question(DNSQuestion(name, _TYPE_SRV, _CLASS_IN))
-            zeroconf.async_send(question)
+            probe = DNSOutgoing(_FLAGS_QR_QUERY)
+            probe.add_question(DNSQuestion(info.name, _TYPE_SRV, _CLASS_IN))
+            probe.authorities.append(info.dns_service())  # type: ignore[arg-type]  # RFC 6762 8.2: any record
+            zeroconf.async_send(probe)
             await asyncio.sleep(PROBE_SECONDS)
-            if any(not record.is_expired(current_time_millis()) for record in zeroconf.cache.entries_with_name(name)):
+            known = zeroconf.cache.entries_with_name(info.name)
+            if any(not record.is_expired(current_time_millis()) for record in known):
                 return True
         return False
 
@@ -172,13 +218,26 @@ class OwnResponder:
             return
         device_id = self._announcement.properties.get("id", "")
         theirs = properties_of(text).get("id", device_id)
-        if device_id > theirs and (self._yielding is None or self._yielding.done()):
+        if device_id != theirs and (self._settling is None or self._settling.done()):
             log.info("another gateway has this name as well", name=self.instance, id=theirs)
-            self._yielding = asyncio.create_task(self._announce_again())
+            self._settling = asyncio.create_task(self._give_way() if device_id > theirs else self._insist())
 
-    async def _announce_again(self) -> None:
-        await self._withdraw()
-        await self._announce(self._announcement)
+    async def _give_way(self) -> None:
+        """Without a goodbye: the name is still in use."""
+        assert self._zeroconf is not None
+        zeroconf = self._zeroconf.zeroconf
+        async with self._renaming:
+            infos, self._infos = self._infos, []
+            for info in infos:
+                zeroconf.registry.async_remove(info)
+                zeroconf.cache.async_remove_records((info.dns_service(), info.dns_text()))
+            await self._announce()
+
+    async def _insist(self) -> None:
+        """Say again what belongs to the name, so that nobody keeps what the other one said."""
+        assert self._zeroconf is not None
+        for info in self._infos:
+            await self._zeroconf.async_update_service(info)
 
     async def _resolve(self, zeroconf: Zeroconf, name: str, instance: str) -> None:
         try:
@@ -200,10 +259,13 @@ class OwnResponder:
         if not addresses or not info.port:
             return
         told = {key.lower(): value or "" for key, value in info.decoded_properties.items()}
+        own_id = self._announcement.properties.get("id")
+        if (told.get("id"), info.port) == (own_id, self._announcement.port):
+            return  # we ourselves, under the name that we had before
         self._on_heard(
             Found(
                 instance,
-                reachable_address(addresses, self._interfaces),
+                reachable_address(addresses, self._machine),
                 info.port,
                 device_id=told.get("id", "").lower(),
                 version=told.get("version", ""),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from integration.evse.sharing.alone import run_alone
 from integration.evse.sharing.conftest import Gateways
 from integration.evse.sharing.pairs import Gateway, wait_until
 
@@ -106,18 +104,38 @@ finally:
 
 
 def test_without_any_network_they_find_each_other_on_loopback(tmp_path: Path) -> None:
-    unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-rn", "true"], capture_output=True).returncode:
-        pytest.skip("this host does not let a test have a network namespace of its own")
-    tests = Path(__file__).parents[3]
-    script = f'ip link set lo up && PYTHONPATH={tests} exec "$0" -c "$1" "$2"'
-    done = subprocess.run(
-        [unshare, "-rn", "sh", "-c", script, sys.executable, INSIDE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    found, ports = (json.loads(line) for line in done.stdout.splitlines())
+    found, ports = (json.loads(line) for line in run_alone(INSIDE, str(tmp_path)))
     for own, urls in zip(ports, found, strict=True):
         assert sorted(urls) == sorted(f"http://127.0.0.1:{port}" for port in ports if port != own)
+
+
+SAME_NAME = """
+import json, sys, time
+from pathlib import Path
+from integration.evse.sharing.pairs import Gateway, wait_until
+folder = Path(sys.argv[1])
+for number in range(4):
+    (folder / str(number)).mkdir()
+    (folder / str(number) / "config.json").write_text('{"hostname": "same"}')
+found = [Gateway(folder / str(number)) for number in range(4)]
+try:
+    for gateway in found:
+        gateway.ready()
+    for gateway in found:
+        wait_until(lambda: "announced" in gateway.log(), "announced")
+        gateway.http.post("/loadsharing/discover")
+    time.sleep(3)
+    print(json.dumps([[peer["host"] for peer in gateway.peers if peer["online"]] for gateway in found]))
+    print(json.dumps([gateway.port for gateway in found]))
+finally:
+    for gateway in found:
+        gateway.stop()
+"""
+
+
+def test_four_of_one_name_that_begin_at_once(tmp_path: Path) -> None:
+    found, ports = (json.loads(line) for line in run_alone(SAME_NAME, str(tmp_path)))
+    for own, hosts in zip(ports, found, strict=True):
+        assert sorted(int(host.split(":")[1]) for host in hosts) == sorted(port for port in ports if port != own)
+    names = {host.split(".")[0] for hosts in found for host in hosts}
+    assert names == {"same", "same-2", "same-3", "same-4"}

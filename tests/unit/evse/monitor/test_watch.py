@@ -4,7 +4,7 @@ import pytest
 
 from labyard.evse.monitor.__main__ import arguments
 from labyard.evse.monitor.sample import Charger, Group
-from labyard.evse.monitor.watch import Watch
+from labyard.evse.monitor.watch import Watch, look
 from labyard.evse.sharing.account import JOIN_GRACE, LOWERED_GRACE
 
 
@@ -76,3 +76,22 @@ def test_arguments() -> None:
         with pytest.raises(SystemExit) as ended:
             arguments(words)
         assert ended.value.code == 2
+
+
+class Readings:
+    """A reader that finds the budget raised between its first look at the controller and that at the chargers."""
+
+    def __init__(self, *budgets: float) -> None:
+        self.budgets = list(budgets)
+
+    async def group(self) -> Group:
+        return Group(self.budgets.pop(0), 2, 32)
+
+    async def chargers(self) -> dict[str, Charger | None]:
+        return chargers(16, 16)
+
+
+async def test_a_budget_that_is_raised_during_a_pass_is_no_violation() -> None:
+    line = await look(Watch(None), Readings(24, 32), True, 0.0)  # type: ignore[arg-type]
+    assert (line["violation"], line["budget"]) == (False, 32)
+    assert (await look(Watch(None), Readings(24, 24), True, 0.0))["violation"]  # type: ignore[arg-type]
