@@ -7,20 +7,15 @@ import argparse
 import asyncio
 import contextlib
 import json
-import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
+from labyard.evse.monitor.run import watch_group
 from labyard.evse.monitor.sample import Reader
-from labyard.evse.monitor.watch import Watch, look
-
-if TYPE_CHECKING:
-    from labyard.evse.monitor.watch import Line
-
-EMULATOR_PORT = 8080  # of pair 0
+from labyard.evse.monitor.watch import Line, Watch
+from labyard.evse.ports import EMULATOR_PORT
 
 
 def arguments(words: list[str] | None) -> argparse.Namespace:
@@ -55,31 +50,6 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     return options
 
 
-async def watch_group(options: argparse.Namespace, watch: Watch, write: Callable[[Line], None]) -> bool:
-    """Pass by pass, until the time is over or a signal comes. Whether anything ever answered."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    auth = tuple(options.user.split(":", 1)) if options.user else None
-    controller = options.controller.rstrip("/") if options.controller else None
-    reader = Reader(options.emulators, controller, auth)
-    begun = due = time.monotonic()
-    answered = False
-    try:
-        while options.duration is None or time.monotonic() - begun < options.duration:
-            line, _ = await look(watch, reader, options.max_current is None, begun)
-            answered = answered or any(line["chargers"].values())
-            write(line)
-            due = max(due + options.interval, time.monotonic())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), due - time.monotonic())
-            if stop.is_set():
-                break
-    finally:
-        await reader.close()
-    return answered
-
-
 def main(words: list[str] | None = None) -> int:
     options = arguments(words)
     budget = None if options.max_current is None else options.max_current * options.safety_factor
@@ -94,12 +64,20 @@ def main(words: list[str] | None = None) -> int:
         except OSError as problem:
             print(f"labyard-evse-monitor: {problem}", file=sys.stderr)
             return 2
-        answered = asyncio.run(watch_group(options, watch, _writer(output)))
+        answered = asyncio.run(_watch(options, watch, _writer(output)))
     print(json.dumps({"summary": watch.summary()}), flush=True)
     if not answered:
         print("labyard-evse-monitor: no emulator has answered", file=sys.stderr)
         return 2
     return 1 if watch.violations else 0
+
+
+async def _watch(options: argparse.Namespace, watch: Watch, write: Callable[[Line], None]) -> bool:
+    auth = tuple(options.user.split(":", 1)) if options.user else None
+    controller = options.controller.rstrip("/") if options.controller else None
+    reader = Reader({url: url for url in options.emulators}, controller, auth)
+    follow, interval, duration = options.max_current is None, options.interval, options.duration
+    return await watch_group(watch, reader, write, follow_budget=follow, interval=interval, duration=duration)
 
 
 def _writer(output: TextIO) -> Callable[[Line], None]:

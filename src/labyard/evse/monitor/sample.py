@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from labyard.evse.codes import State
+from labyard.evse.codes import OFFERING
 from labyard.evse.sharing.account import OVERDRAW
 
 TIMEOUT = 1.0  # s
-# A car may draw in these: what is offered there is a live offer.
-_OFFERING = (State.CONNECTED, State.CHARGING)
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,28 @@ class Charger:
         return {"drawn": self.drawn, "offered": self.offered, "state": self.state}
 
 
+def charger(state: int, pilot: float, drawn: float) -> Charger:
+    """`pilot` and `drawn` in A. A pilot is an offer only where a car may follow it."""
+    return Charger(drawn, pilot if state in OFFERING else 0.0, state)
+
+
 @dataclass(frozen=True)
 class Group:
-    """What the controller says: the budget in A, how many are joined, and what is committed in A."""
+    """What the controller says: the budget in A, how many are joined, what is committed in A, and whether it counts
+    with members that it has lost."""
 
     budget: float
     members: int
     committed: float
+    failsafe: bool = False
 
 
 class Reader:
-    """`emulators` are URLs, `controller` that of its gateway."""
+    """`emulators` are URLs by the names that the chargers get, `controller` is the URL of its gateway."""
 
-    def __init__(self, emulators: list[str], controller: str | None, auth: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self, emulators: Mapping[str, str], controller: str | None, auth: tuple[str, str] | None = None
+    ) -> None:
         self._emulators = emulators
         self._controller = controller
         # One connection each, kept: a pass must not take long.
@@ -54,7 +62,7 @@ class Reader:
 
     async def chargers(self) -> dict[str, Charger | None]:
         """None: it did not answer."""
-        found = await asyncio.gather(*(self._charger(url) for url in self._emulators))
+        found = await asyncio.gather(*(self._charger(url) for url in self._emulators.values()))
         return dict(zip(self._emulators, found, strict=True))
 
     async def group(self) -> Group | None:
@@ -65,7 +73,8 @@ class Reader:
             answer = await self._client.get(f"{self._controller}/loadsharing/status", auth=self._auth)
             status = answer.json()
             members = status["online_count"] + status["offline_count"]
-            return Group(float(status["budget"]), int(members), float(status["committed_total"]))
+            failsafe = bool(status["failsafe_active"])
+            return Group(float(status["budget"]), int(members), float(status["committed_total"]), failsafe)
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
 
@@ -75,8 +84,6 @@ class Reader:
     async def _charger(self, url: str) -> Charger | None:
         try:
             status = (await self._client.get(f"{url}/api/evse/status")).json()
-            state = int(status["state"])
-            offered = float(status["current_capacity"]) if state in _OFFERING else 0.0
-            return Charger(float(status["actual_current"]), offered, state)
+            return charger(int(status["state"]), float(status["current_capacity"]), float(status["actual_current"]))
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return None
