@@ -62,6 +62,8 @@ def _charger(one: dict[str, Any] | None, overdraws: bool, scale: float) -> Itera
     if one is None:
         return Text(), Text(), Text("does not answer", style="yellow")
     state = Text(state_name(one["state"]), style=_style(one["state"]))
+    if one["failsafe"]:
+        state.append("  failsafe: controller lost", style="yellow")
     if overdraws:
         state.append("  OVERDRAW: more than its offer", style="bold red")
     return _bar(one["drawn"], one["offered"], scale), _amps(one["drawn"], one["offered"]), state
@@ -85,7 +87,7 @@ def _amps(drawn: float, offered: float) -> Text:
 def _short(name: str, one: dict[str, Any] | None) -> str:
     if one is None:
         return f"{name} silent"
-    return f"{name} {one['drawn']:.1f}/{one['offered']:g}"
+    return f"{name} {one['drawn']:.1f}/{one['offered']:g}{' failsafe' if one['failsafe'] else ''}"
 
 
 def _style(state: int) -> str:

@@ -125,15 +125,11 @@ def _watched(ctx: typer.Context, controller: str, budget: float | None) -> Watch
 def _run(watched: Watched, take: Callable[[Line], None], seconds: float | None, interval: float) -> Watch:
     """ClientError when no emulator ever answered."""
     found = Watch(watched.budget, watched.pairs[0].time_scale)
-    controller = watched.controller
-    emulators = {pair.name: pair.emulator for pair in watched.pairs}
-    gateway, credentials = (controller.gateway, controller.credentials) if controller else (None, None)
+    follow = watched.controller is not None
 
     async def run() -> bool:
-        reader = Reader(emulators, gateway, credentials)
-        return await watch_group(
-            found, reader, take, follow_budget=gateway is not None, interval=interval, duration=seconds
-        )
+        reader = Reader(watched.pairs, watched.controller)
+        return await watch_group(found, reader, take, follow_budget=follow, interval=interval, duration=seconds)
 
     if not asyncio.run(run()):
         raise ClientError("no emulator has answered: labyard evse list")

@@ -15,6 +15,7 @@ from typing import TextIO
 from labyard.evse.monitor.run import watch_group
 from labyard.evse.monitor.sample import Reader
 from labyard.evse.monitor.watch import Line, Watch
+from labyard.evse.pairs import Pair
 from labyard.evse.ports import EMULATOR_PORT
 
 
@@ -73,9 +74,9 @@ def main(words: list[str] | None = None) -> int:
 
 
 async def _watch(options: argparse.Namespace, watch: Watch, write: Callable[[Line], None]) -> bool:
-    auth = tuple(options.user.split(":", 1)) if options.user else None
-    controller = options.controller.rstrip("/") if options.controller else None
-    reader = Reader({url: url for url in options.emulators}, controller, auth)
+    user = tuple(options.user.split(":", 1)) if options.user else None
+    controller = Pair("", options.controller.rstrip("/"), "", credentials=user) if options.controller else None
+    reader = Reader([Pair(url, "", url) for url in options.emulators], controller)
     follow, interval, duration = options.max_current is None, options.interval, options.duration
     return await watch_group(watch, reader, write, follow_budget=follow, interval=interval, duration=duration)
 

@@ -91,11 +91,16 @@ def _sum(axes: Axes, run: Run, times: Sequence[float], violations: Spans) -> Non
 
 def _charger(axes: Axes, trace: Trace, times: Sequence[float], run: Run, seconds: float) -> None:
     _current(axes, times, trace.drawn, trace.offered)
-    for flags, colour, hatch, what in ((trace.fault, OVER, "////", "fault"), (trace.silent, SILENT, "xxx", "silent")):
+    for flags, colour, hatch, what in (
+        (trace.fault, OVER, "////", "fault"),
+        (trace.failsafe, LOST, "....", "failsafe"),
+        (trace.silent, SILENT, "xxxx", "silent"),
+    ):
         for begin, end in _scaled(run, flags, seconds):
             axes.axvspan(begin, end, facecolor="none", edgecolor=colour, hatch=hatch, linewidth=0.8)
-            height = axes.get_xaxis_transform()
-            axes.text(begin, 0.98, what, transform=height, color=colour, fontsize=8, va="top", clip_on=True)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            place = axes.get_xaxis_transform()
+            axes.text(begin, 0.97, f" {what}", transform=place, fontsize=8, va="top", clip_on=True, bbox=box)
 
 
 def _current(axes: Axes, times: Sequence[float], drawn: Sequence[float], offered: Sequence[float]) -> None:

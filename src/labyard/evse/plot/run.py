@@ -26,6 +26,7 @@ class Trace:
     offered: list[float] = field(default_factory=list)
     drawn: list[float] = field(default_factory=list)
     fault: list[bool] = field(default_factory=list)
+    failsafe: list[bool] = field(default_factory=list)
     silent: list[bool] = field(default_factory=list)
 
 
@@ -114,11 +115,13 @@ def _take_charger(trace: Trace, one: Mapping[str, Any] | None) -> None:
         trace.offered.append(nan)
         trace.drawn.append(nan)
         trace.fault.append(False)
+        trace.failsafe.append(False)
         return
     now = charger(int(one["state"]), _number(one["offered"]), _number(one["drawn"]))
     trace.offered.append(now.offered)
     trace.drawn.append(now.drawn)
     trace.fault.append(is_fault(now.state))
+    trace.failsafe.append(bool(one["failsafe"]))
 
 
 def _number(value: Any) -> float:

@@ -295,6 +295,7 @@ class Simulation:
                     "offered": charger.offered,
                     "drawn": round(charger.current, 3),
                     "state": int(charger.state),
+                    "failsafe": charger.limit is not None and charger.limit.reason == "controller_lost",
                     "reason": self.group.reason(id) if self._running and id in self.group.members else None,
                 }
                 for id, charger in self.chargers.items()
