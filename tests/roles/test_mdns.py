@@ -22,7 +22,8 @@ interface, kind = sys.argv[1:]
 question = b"".join(bytes([len(part)]) + part.encode() for part in f"{kind}.local".split(".")) + b"\0"
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("4s4sI", b"", b"", socket.if_nametoindex(interface)))
+index = socket.if_nametoindex(interface)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("4s4sI", b"", b"", index))
 s.settimeout(1)
 answers, end = [], time.monotonic() + 5
 while not answers and time.monotonic() < end:
