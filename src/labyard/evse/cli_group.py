@@ -16,7 +16,8 @@ from labyard.evse.cli_types import ControllerOption, where
 from labyard.evse.client import Gateway
 from labyard.evse.survey import Reading, group_of, groups, survey
 
-LOOK_SECONDS = 0.25  # between two looks at who is found
+LOOK_SECONDS = 0.25  # between two looks
+TAKE_SECONDS = 3.0  # that a controller may take until it works with another budget
 
 
 def list_(ctx: typer.Context, as_data: JsonOption = False) -> None:
@@ -51,15 +52,25 @@ def budget(
     if group is None:
         raise ClientError("no pair that answers is a group's controller: labyard evse list")
     pair, config = group.controller.pair, group.controller.config
+    factor = config["loadsharing_safety_factor"]
     with Gateway(pair.gateway, pair.credentials) as gateway:
         gateway.configure(loadsharing_group_max_current=amps)
-        issues = gateway.group().get("config_issues", [])
-    factor = config["loadsharing_safety_factor"]
+        issues = _issues(gateway, amps * factor)
     was = config["loadsharing_group_max_current"]
     share = "" if factor == 1 else f", of which {factor:.0%} are used: {amps * factor:g} A"
     console.print(f"[bold]{pair.name}[/] has {amps:g} A for its group now{share}; it had {was:g} A.", highlight=False)
     for issue in issues:
         console.print(Text(issue, style="yellow"), soft_wrap=True)
+
+
+def _issues(gateway: Gateway, budget: float) -> list[str]:
+    """What the controller says of its settings, once it has taken the budget (A). The firmware says nothing."""
+    end = time.monotonic() + TAKE_SECONDS
+    while True:
+        group = gateway.group()
+        if "budget" not in group or abs(group["budget"] - budget) < 0.01 or time.monotonic() >= end:
+            return list(group.get("config_issues", []))
+        time.sleep(LOOK_SECONDS)
 
 
 def discover(
@@ -82,15 +93,17 @@ def discover(
     if as_data:
         print_json(rows)
     else:
-        headings = ("Pair", "Name", "Finds", "Does not find", "Others on the network")
         cells = [
             (
                 *(row["pair"], row["name"], f"{len(row['finds'])} of {len(readings) - 1}"),
-                *(Text(", ".join(row["misses"]), style="red"), ", ".join(row["others"])),
+                Text(", ".join(row["misses"]), style="red"),
             )
             for row in rows
         ]
-        table(headings, cells, "")
+        table(("Pair", "Name", "Finds", "Does not find"), cells, "")
+        others = sorted({host for row in rows for host in row["others"]})
+        if others:
+            console.print(f"Found beside these pairs: {', '.join(others)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if any(row["misses"] for row in rows) else 0)
 
 

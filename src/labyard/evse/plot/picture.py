@@ -74,7 +74,7 @@ def _figure(run: Run, title: str) -> Figure:
         if index + columns >= count:
             panel.set_xlabel(f"time, {unit}")
     whole.tick_params(labelbottom=False)
-    whole.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 6, 10]))
+    whole.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 3, 5, 10]))
     whole.set_xlim(times[0], times[-1])
     return figure
 
@@ -93,11 +93,13 @@ def _charger(axes: Axes, trace: Trace, times: Sequence[float], run: Run, seconds
     _current(axes, times, trace.drawn, trace.offered)
     for flags, colour, hatch, what in (
         (trace.fault, OVER, "////", "fault"),
-        (trace.failsafe, LOST, "....", "failsafe"),
+        (trace.failsafe, LOST, "\\\\\\\\", "failsafe"),
         (trace.silent, SILENT, "xxxx", "silent"),
     ):
-        for begin, end in _scaled(run, flags, seconds):
+        spans = _scaled(run, flags, seconds)
+        for begin, end in spans:
             axes.axvspan(begin, end, facecolor="none", edgecolor=colour, hatch=hatch, linewidth=0.8)
+        for begin, _ in spans[:1]:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             place = axes.get_xaxis_transform()
             axes.text(begin, 0.97, f" {what}", transform=place, fontsize=8, va="top", clip_on=True, bbox=box)
@@ -116,7 +118,7 @@ def _lanes(run: Run) -> list[Lane]:
     """What happened that is out of order: name, when, colour, hatch."""
     lanes = [
         ("over budget", run.violation, OVER, "////"),
-        ("members lost", run.failsafe, LOST, "...."),
+        ("members lost", run.failsafe, LOST, "\\\\\\\\"),
         ("controller silent", run.silent, SILENT, "xxxx"),
     ]
     return [lane for lane in lanes if any(lane[1])]
