@@ -69,8 +69,7 @@ def read(path: Path) -> Run:
             try:
                 answered = _take(run, json.loads(line), answered)
             except (ValueError, LookupError, TypeError, AttributeError) as problem:
-                what = problem if isinstance(problem, _Wrong) else "no line of labyard-evse-monitor or -sim"
-                raise RunError(f"{path}, line {number}: {what}") from None
+                raise RunError(f"{path}, line {number}: {_what(problem)}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise RunError(f"{path}: {problem.strerror if isinstance(problem, OSError) else 'is no text'}") from None
     if len(run.times) < 2:
@@ -80,6 +79,13 @@ def read(path: Path) -> Run:
 
 class _Wrong(ValueError):
     """What is wrong with a line, for people."""
+
+
+def _what(problem: Exception) -> str:
+    if isinstance(problem, _Wrong):
+        return str(problem)
+    missing = f"{problem.args[0]} is missing: " if isinstance(problem, KeyError) else ""
+    return f"{missing}no line of labyard-evse-monitor or labyard-evse-sim"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
