@@ -140,9 +140,12 @@ def _end(done: Watch, quiet: bool = False) -> None:
     """Say whether the budget held; exit code 1 when it did not."""
     summary = done.summary()
     if not quiet:
-        count = summary["violations"]
-        worst = f"was exceeded {count} times, by {summary['worst_over_a']:g} A at worst"
-        console.print(f"{summary['passes']} samples: the budget {worst if count else 'held'}.", highlight=False)
+        kinds = {"drawn": done.drawn.violations, "offered": done.offered.violations}
+        counts = " and ".join(
+            f"{count} time{'s' * (count > 1)} by what is {kind}" for kind, count in kinds.items() if count
+        )
+        worst = f"was exceeded {counts}, by {summary['worst_over_a']:g} A at worst"
+        console.print(f"{summary['passes']} samples: the budget {worst if counts else 'held'}.", soft_wrap=True)
     if summary["violations"]:
         raise typer.Exit(1)
 
