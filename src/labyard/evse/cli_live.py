@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from labyard.evse.codes import State, is_fault, state_name
 from labyard.evse.monitor.watch import Line
 
-CELLS = 40  # of a bar
+CELLS = 30  # of a bar
 LEAST_SCALE = 16.0  # A that a full bar stands for, at least
 
 
@@ -21,19 +21,22 @@ def screen(line: Line, title: str, footer: str) -> Group:
     """Each charger's bar, and the sum's against the budget."""
     known = [one for one in line["chargers"].values() if one is not None]
     scale = max([LEAST_SCALE, *(max(one["offered"], one["drawn"]) for one in known)])
-    body = Table.grid(padding=(0, 2))
-    for name, one in line["chargers"].items():
-        body.add_row(name, *_charger(one, name in line["overdraw"], scale))
     budget = line["budget"]
     total = max([LEAST_SCALE, line["offered"], line["drawn"], budget or 0.0])
     what = "no budget known" if budget is None else f"of {budget:g} A"
-    body.add_row("", "", "", "")
+    body = Table.grid(
+        Column(), Column(min_width=CELLS + 1, no_wrap=True), Column(no_wrap=True), Column(), padding=(0, 2)
+    )
+    # The sum comes first: on a terminal that is too low the end is not seen.
     body.add_row(
         Text("sum", style="bold"),
         _bar(line["drawn"], line["offered"], total, budget),
         _amps(line["drawn"], line["offered"]),
         Text(f"{what}  ") + _judgement(line),
     )
+    body.add_row("", "", "", "")
+    for name, one in line["chargers"].items():
+        body.add_row(name, *_charger(one, name in line["overdraw"], scale))
     legend = Text.assemble(("█", "cyan"), " drawn  ", ("░", "cyan"), " offered  ", ("│", "bold"), " budget")
     return Group(Text(title, style="bold"), Text(), body, Text(), legend, Text(footer, style="dim"))
 
@@ -50,8 +53,8 @@ def text(line: Line) -> str:
 
 def _judgement(line: Line) -> Text:
     if line["violation"]:
-        kinds = [f"{kind} {amps:.1f} A" for kind, amps in line["over"].items() if amps]
-        return Text(f"OVER the budget: {', '.join(kinds)} too much", style="bold red")
+        kinds = [f"{amps:.1f} A {kind}" for kind, amps in line["over"].items() if amps]
+        return Text(f"OVER by {', '.join(kinds)}", style="bold red")
     silent = [name for name, one in line["chargers"].items() if one is None]
     if silent:
         return Text("not all answer", style="yellow")
@@ -63,9 +66,9 @@ def _charger(one: dict[str, Any] | None, overdraws: bool, scale: float) -> Itera
         return Text(), Text(), Text("does not answer", style="yellow")
     state = Text(state_name(one["state"]), style=_style(one["state"]))
     if one["failsafe"]:
-        state.append("  failsafe: controller lost", style="yellow")
+        state.append("  failsafe", style="yellow")
     if overdraws:
-        state.append("  OVERDRAW: more than its offer", style="bold red")
+        state.append("  OVERDRAW", style="bold red")
     return _bar(one["drawn"], one["offered"], scale), _amps(one["drawn"], one["offered"]), state
 
 

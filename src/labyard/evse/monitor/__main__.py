@@ -24,7 +24,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         prog="labyard-evse-monitor", description="Watch the current of a group of chargers against its budget."
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--emulators", nargs="+", metavar="URL", help="of the group's emulators")
+    which.add_argument("--emulators", nargs="+", metavar="[NAME=]URL", help="of the group's emulators")
     which.add_argument("--pairs", type=int, metavar="N", help=f"the emulators at ports {EMULATOR_PORT} + 0…N-1 here")
     parser.add_argument("--max-current", type=float, metavar="A", help="the group's maximum; default: the controller's")
     parser.add_argument("--safety-factor", type=float, default=1.0, metavar="F", help="of --max-current (default 1)")
@@ -47,7 +47,6 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         if not 1 <= options.pairs <= 64:
             parser.error("--pairs must be 1 to 64")
         options.emulators = [f"http://127.0.0.1:{EMULATOR_PORT + number}" for number in range(options.pairs)]
-    options.emulators = [url.rstrip("/") for url in options.emulators]
     return options
 
 
@@ -76,9 +75,15 @@ def main(words: list[str] | None = None) -> int:
 async def _watch(options: argparse.Namespace, watch: Watch, write: Callable[[Line], None]) -> bool:
     user = tuple(options.user.split(":", 1)) if options.user else None
     controller = Pair("", options.controller.rstrip("/"), "", credentials=user) if options.controller else None
-    reader = Reader([Pair(url, "", url) for url in options.emulators], controller)
+    reader = Reader([_emulator(text) for text in options.emulators], controller)
     follow, interval, duration = options.max_current is None, options.interval, options.duration
     return await watch_group(watch, reader, write, follow_budget=follow, interval=interval, duration=duration)
+
+
+def _emulator(text: str) -> Pair:
+    """Of [NAME=]URL; without a name it is called by its URL."""
+    name, _, url = text.rstrip("/").rpartition("=")
+    return Pair(name or url, "", url)
 
 
 def _writer(output: TextIO) -> Callable[[Line], None]:

@@ -20,6 +20,7 @@ INCH_WIDE, INCH_SUM, INCH_LANE, INCH_CHARGER = 10.0, 2.6, 0.22, 1.15
 MOST_POINTS = 1500  # of a trace: more than a picture has pixels
 STYLE: dict[Any, Any] = {
     "font.size": 9,
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -28,7 +28,7 @@ def test_bars_show_drawn_and_offered_and_flag_what_is_wrong() -> None:
     assert "OVERDRAW" in rows["a/1"] and "OVERDRAW" not in rows["a/0"]
     assert "does not answer" in rows["a/2"]
     assert "gfci" in rows["a/3"] and "failsafe" in rows["a/3"]
-    assert "│" in rows["sum"] and "of 32 A" in rows["sum"] and "OVER the budget: drawn 2.0 A" in rows["sum"]
+    assert "│" in rows["sum"] and "of 32 A" in rows["sum"] and "OVER by 2.0 A drawn" in rows["sum"]
 
 
 def test_without_a_budget_nothing_is_judged() -> None:
@@ -39,7 +39,7 @@ def test_without_a_budget_nothing_is_judged() -> None:
 def test_text_has_it_all_on_one_line() -> None:
     text = cli_live.text(line())
     assert "\n" not in text
-    for part in ("drawn 34.0 A  offered 26.0 A  budget 32 A", "OVER the budget: drawn 2.0 A too much"):
+    for part in ("drawn 34.0 A  offered 26.0 A  budget 32 A", "OVER by 2.0 A drawn"):
         assert part in text
     for part in ("a/0 16.0/20", "a/2 silent", "a/3 0.0/0 failsafe"):
         assert part in text
