@@ -153,7 +153,7 @@ def _scaled(run: Run, flags: list[bool], seconds: float) -> Spans:
 
 def _unit(length: float) -> tuple[str, float]:
     """A unit of time that suits a run of `length` seconds, and its seconds."""
-    return ("s", 1.0) if length <= 180 else ("min", 60.0) if length <= 3 * 3600 else ("h", 3600.0)
+    return ("s", 1.0) if length <= 300 else ("min", 60.0) if length <= 3 * 3600 else ("h", 3600.0)
 
 
 def _steps(times: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
