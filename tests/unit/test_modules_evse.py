@@ -43,3 +43,24 @@ def test_who_obeys_whom(api: Any) -> None:
     assert not api.obeys(MEMBER | {"loadsharing_role": "controller"}, "a.local:8000")
     assert api.obeys(None, "a.local:8000"), "it may come back as what it was"
     assert "A.local:8000" in api.owner(MEMBER) and api.owner(None) == "is in no group"
+
+
+def test_a_charger_group_of_the_inventory_says_all_that_it_is(collection: None, load_module: Any) -> None:
+    pairs = {"evse1/0": "10.77.0.5:8000", "evse2/1": "10.77.0.6:8001"}
+    group = {"id": "garage", "controller": "evse1/0", "members": ["evse2/1"], "budget_amps": 32}
+    (planned,) = load_module("evse_groups", "module_utils").plan([group | {"priorities": {"evse2/1": 3}}], pairs)
+    assert planned == {
+        "controller": "evse1/0",
+        "url": "http://10.77.0.5:8000",
+        "group_id": "garage",
+        "group_max_current": 32,
+        "members": ["10.77.0.6:8001"],
+        "priority": 0,
+        "priorities": {"10.77.0.6:8001": 3},
+        "safety_factor": 1.0,
+        "heartbeat_timeout": 30,
+        "failsafe_mode": "safe_current",
+        "failsafe_safe_current": 6.0,
+        "failsafe_peer_assumed_current": 6.0,
+        "rotation_interval": 1800,
+    }

@@ -94,6 +94,7 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.labyard.lab.plugins.module_utils import evse_groups
 from ansible_collections.labyard.lab.plugins.module_utils.evse_api import (
     ARGUMENTS,
     POLL_SECONDS,
@@ -118,14 +119,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rotation_interval": {"type": "int"},
     "priority": {"type": "int"},
 }
-RANGES = {
-    "group_max_current": (0, 100_000),
-    "safety_factor": (0, 1),
-    "heartbeat_timeout": (5, 600),
-    "failsafe_safe_current": (0, 80),
-    "failsafe_peer_assumed_current": (0, 80),
-    "rotation_interval": (0, 31_536_000),
-}
+RANGES = {"group_max_current": (0, 100_000), **evse_groups.RANGES}
 # What a gateway has that is in no group.
 NONE = {"enabled": False, "role": "", "group_id": "", "group_max_current": 0.0}
 
