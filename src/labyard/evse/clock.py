@@ -66,9 +66,16 @@ class Clock:
             await asyncio.sleep(0)
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (moment, next(self._order), done))
+        sleeper = (moment, next(self._order), done)
+        heapq.heappush(self._sleepers, sleeper)
         self._arm()
-        await done
+        try:
+            await done
+        except asyncio.CancelledError:
+            if sleeper in self._sleepers:  # else it would lie here until its moment, which may never come
+                self._sleepers.remove(sleeper)
+                heapq.heapify(self._sleepers)
+            raise
 
     async def every(self, seconds: float, work: Callable[[float], Awaitable[None]]) -> None:
         """Call `work` with the seconds since its last call, each `seconds`, without drift, until cancelled. Calls that
@@ -86,7 +93,7 @@ class Clock:
         moment = self.now()
         while self._sleepers and self._sleepers[0][0] <= moment:
             done = heapq.heappop(self._sleepers)[2]
-            if not done.done():  # cancelled meanwhile
+            if not done.done():  # cancelled, and not yet told
                 done.set_result(None)
         self._arm()
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
-from labyard.evse.clock import Clock
+from labyard.evse.clock import Clock, settle
 
 
 async def test_a_manual_clock_runs_each_sleeper_at_its_own_time() -> None:
@@ -51,6 +52,24 @@ async def test_a_scaled_clock_wakes_early_and_a_change_of_pace_counts_at_once() 
     await asyncio.sleep(0)
     clock.set("real", now_s=clock.now() + 4000)
     await asyncio.wait_for(sleeper, 5)
+
+
+async def test_who_is_cancelled_leaves_nothing_behind() -> None:
+    clock = Clock()
+    clock.set("manual")
+    late, early = (asyncio.create_task(clock.sleep(seconds)) for seconds in (20, 10))
+    for _ in range(100):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(clock.sleep(15), 0)
+        gone = asyncio.create_task(clock.sleep(15))
+        await settle()
+        gone.cancel()
+    await settle()
+    assert len(clock._sleepers) == 2
+    await clock.advance(10)
+    assert early.done() and not late.done()
+    await clock.advance(10)
+    assert late.done()
 
 
 async def test_refusals() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -85,6 +86,9 @@ async def _open_line(config: Config, emulator: Emulator, ends: AsyncExitStack) -
     serial, line = config.serial, emulator.line
     loop = asyncio.get_running_loop()
     upkeep: list[Coroutine[Any, Any, None]] = []
+    if serial.observer_port is not None:
+        listening = _listen(config, "serial.observer_port", serial.observer_port)
+        ends.callback((await loop.create_server(lambda: Observer(line), sock=listening)).close)
     if serial.mode == "tcp":
         listening = _listen(config, "serial.tcp_port", serial.tcp_port)
         ends.callback((await loop.create_server(lambda: Client(line, emulator.greet), sock=listening)).close)
@@ -92,12 +96,13 @@ async def _open_line(config: Config, emulator: Emulator, ends: AsyncExitStack) -
         log.info("RAPI is ready", host=config.web.host, port=serial.tcp_port)
     else:
         pty = Pty(line, Path(serial.pty_path), serial.baudrate, emulator.greet)
-        if pty.open():
-            upkeep.append(pty.keep_link(serial.reconnect_backoff_ms / 1000, serial.reconnect_timeout_sec))
+        try:
+            linked = pty.open()
+        except OSError as error:
+            raise ConfigError(f"serial.mode: cannot make a PTY: {error.strerror}. Free one, or use tcp.") from None
         ends.callback(pty.close)
-    if serial.observer_port is not None:
-        listening = _listen(config, "serial.observer_port", serial.observer_port)
-        ends.callback((await loop.create_server(lambda: Observer(line), sock=listening)).close)
+        if linked:
+            upkeep.append(pty.keep_link(serial.reconnect_backoff_ms / 1000, serial.reconnect_timeout_sec))
     return upkeep
 
 
@@ -107,9 +112,11 @@ def _listen(config: Config, key: str, port: int) -> socket.socket:
     try:
         listening = socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        code = error.errno or 0
+        if code < 0 or code == errno.EADDRNOTAVAIL:  # the resolver's own numbers are negative
+            raise ConfigError(f"web.host: {host} is no address of this machine") from None
         raise ConfigError(
-            f"{key}: cannot listen on {host} port {port}: {reason}. Give another port, or end what has it."
+            f"{key}: cannot listen on {host} port {port}: {os.strerror(code)}. Give another port, or end what has it."
         ) from None
     listening.setblocking(False)
     return listening

@@ -1,34 +1,25 @@
 """RAPI's commands, as the real controller answers them (contract 2.2). What the public image does otherwise is in
 profile.py.
-
-A handler gets the charger, the moment and the arguments, inside `evse.at(now)`, and returns what follows $OK.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, time
-from typing import NamedTuple
 
 from labyard.evse import rapi
-from labyard.evse.codes import Control, ErrorFlag
+from labyard.evse.codes import Control
+from labyard.evse.emulator.command_table import MAX_TOKENS, Answer, CommandTable, Refused, number
 from labyard.evse.emulator.config import MAX_AMPS, MIN_AMPS
-from labyard.evse.emulator.controller import Booted, Changed, Event, Evse
+from labyard.evse.emulator.controller import Evse
 from labyard.evse.emulator.display import COLOURS, COLUMNS, ROWS
 from labyard.evse.emulator.temperature import STOP_AMBIENT, STOP_INFRARED
 
-MAX_LINE = 32
-MAX_TOKENS = 10
-OK, NK = "OK", "NK"
+COMMANDS = CommandTable()
 REBOOT = "FR"
-
-Answer = Sequence[object]
-Handler = Callable[[Evse, float, Sequence[str]], Answer]
 
 _ABSENT_SENSOR = -2560
 _ACKNOWLEDGE = "165"
-_BUTTON_SHORT, _BUTTON_LONG = 0, 1
 _HIGHEST_MILLIVOLTS = 1_000_000
 _HIGHEST = 2**31 - 1
 # $FF: letter and the control bit that says "off"; None: taken, and without effect here.
@@ -47,72 +38,15 @@ _FEATURES: dict[str, Control | None] = {
 }
 
 
-class Refused(Exception):
-    """Answered with $NK and these words."""
-
-    def __init__(self, *words: object) -> None:
-        self.words = words
-
-
-class Command(NamedTuple):
-    counts: frozenset[int]  # of arguments
-    handler: Handler
-
-
-COMMANDS: dict[str, Command] = {}
-
-
-def command(name: str, *counts: int, table: dict[str, Command] = COMMANDS) -> Callable[[Handler], Handler]:
-    """Enters a handler for commands with that many arguments: none, or one of `counts`."""
-
-    def enter(handler: Handler) -> Handler:
-        table[name] = Command(frozenset(counts or (0,)), handler)
-        return handler
-
-    return enter
-
-
-def execute(evse: Evse, now: float, tokens: Sequence[str], table: dict[str, Command] = COMMANDS) -> list[object]:
-    """The reply's words. A reboot is only acknowledged: it is the caller's to do."""
-    known = table.get(tokens[0].upper()) if 0 < len(tokens) <= MAX_TOKENS else None
-    if known is None or len(tokens) - 1 not in known.counts:
-        return [NK]
-    try:
-        with evse.at(now):
-            return [OK, *known.handler(evse, now, tokens[1:])]
-    except Refused as refused:
-        return [NK, *refused.words]
-
-
-def describe(event: Event, firmware: str) -> list[object]:
-    """The words of an asynchronous line: contract 2.3."""
-    if isinstance(event, Changed):
-        return ["AT", f"{event.state:02X}", f"{event.pilot:02X}", event.amps, f"{event.flags:04X}"]
-    if isinstance(event, Booted):
-        return ["AB", f"{event.post:02X}", firmware]
-    return ["AN", _BUTTON_LONG if event.long else _BUTTON_SHORT]
-
-
-def number(text: str, low: int, high: int) -> int:
-    """A decimal argument. Refused: it is none, or out of range."""
-    if not re.fullmatch(r"-?[0-9]{1,10}", text) or not low <= int(text) <= high:
-        raise Refused
-    return int(text)
-
-
-def protocol_major(evse: Evse) -> int:
-    return int(evse.protocol.split(".")[0])
-
-
 # What it is
 
 
-@command("GV")
+@COMMANDS.command("GV")
 def _version(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return evse.firmware, evse.protocol
 
 
-@command("GI")
+@COMMANDS.command("GI")
 def _mcuid(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return (evse.mcuid,)
 
@@ -120,50 +54,50 @@ def _mcuid(evse: Evse, now: float, _: Sequence[str]) -> Answer:
 # State
 
 
-@command("GS")
+@COMMANDS.command("GS")
 def _state(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     report = evse.report()
-    elapsed = int(evse.session_seconds)
-    if protocol_major(evse) < 5:
+    elapsed = int(evse.session.seconds)
+    if int(evse.protocol.split(".")[0]) < 5:
         return int(report.state), elapsed
     return f"{report.state:02X}", elapsed, f"{report.pilot:02X}", f"{report.flags:04X}"
 
 
-@command("G0")
+@COMMANDS.command("G0")
 def _connected(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return (int(evse.car.connected),)
 
 
-@command("GF")
+@COMMANDS.command("GF")
 def _fault_counts(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return tuple(f"{evse.counts[flag]:X}" for flag in (ErrorFlag.GFCI, ErrorFlag.NO_GROUND, ErrorFlag.STUCK_RELAY))
+    return tuple(f"{count:X}" for count in evse.protection.counts.values())
 
 
-@command("FE")
+@COMMANDS.command("FE")
 def _enable(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     if not evse.enable():
         raise Refused
     return ()
 
 
-@command("FS")
+@COMMANDS.command("FS")
 def _sleep(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     evse.sleep()
     return ()
 
 
-@command("FD")
+@COMMANDS.command("FD")
 def _disable(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     evse.disable()
     return ()
 
 
-@command("SB")
+@COMMANDS.command("SB")
 def _unlock(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return (0 if evse.unlock() else 1,)
 
 
-@command(REBOOT)
+@COMMANDS.command(REBOOT)
 def _reboot(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return ()
 
@@ -171,56 +105,59 @@ def _reboot(evse: Evse, now: float, _: Sequence[str]) -> Answer:
 # Current
 
 
-@command("GC")
+@COMMANDS.command("GC")
 def _capacity(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return MIN_AMPS, evse.hardware_max, evse.capacity, evse.stored_max
+    return MIN_AMPS, evse.pilot.hardware_max, evse.pilot.amps, evse.pilot.stored_max
 
 
-@command("SC", 1, 2)
+@COMMANDS.command("SC", 1, 2)
 def _set_capacity(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     amps = number(arguments[0], 0, 999)
     kind = arguments[1].upper() if len(arguments) == 2 else ""
     if kind == "M":
-        if not evse.set_hardware_max(amps):
-            raise Refused(evse.hardware_max)
+        if not evse.pilot.set_hardware_max(amps):
+            raise Refused(evse.pilot.hardware_max)
         return (amps,)
     if kind not in ("", "V"):
         raise Refused
-    capacity = evse.set_pilot(amps) if kind == "V" else evse.set_stored_max(amps)
-    if capacity != amps:
+    if kind == "V":
+        evse.pilot.set(amps)
+    else:
+        evse.pilot.set_stored_max(amps)
+    if evse.pilot.amps != amps:
         evse.announce_anyway()
-        raise Refused(capacity)
-    evse.keep_capacity_quiet()
-    return (capacity,)
+        raise Refused(evse.pilot.amps)
+    evse.keep_pilot_quiet()
+    return (amps,)
 
 
-@command("GE")
+@COMMANDS.command("GE")
 def _settings(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return evse.capacity, f"{evse.control:04X}"
+    return evse.pilot.amps, f"{evse.control:04X}"
 
 
-@command("GG")
+@COMMANDS.command("GG")
 def _measured(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return round(evse.current * 1000), evse.millivolts
 
 
-@command("GA")
+@COMMANDS.command("GA")
 def _current_scale(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return evse.current_scale
 
 
-@command("SA", 2)
+@COMMANDS.command("SA", 2)
 def _set_current_scale(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     evse.current_scale = _scale(arguments)
     return ()
 
 
-@command("GM")
+@COMMANDS.command("GM")
 def _voltage_scale(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return evse.voltage_scale
 
 
-@command("SM", 2)
+@COMMANDS.command("SM", 2)
 def _set_voltage_scale(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     evse.voltage_scale = _scale(arguments)
     return ()
@@ -230,7 +167,7 @@ def _scale(arguments: Sequence[str]) -> tuple[int, int]:
     return number(arguments[0], -_HIGHEST, _HIGHEST), number(arguments[1], -_HIGHEST, _HIGHEST)
 
 
-@command("SL", 1)
+@COMMANDS.command("SL", 1)
 def _set_level(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     levels = {"1": "L1", "2": "L2", "A": "Auto"}
     if arguments[0].upper() not in levels:
@@ -239,7 +176,7 @@ def _set_level(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     return ()
 
 
-@command("SV", 1)
+@COMMANDS.command("SV", 1)
 def _set_voltage(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     evse.millivolts = number(arguments[0], 1, _HIGHEST_MILLIVOLTS)
     return ()
@@ -248,36 +185,36 @@ def _set_voltage(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
 # Energy and limits
 
 
-@command("GU")
+@COMMANDS.command("GU")
 def _energy(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return int(evse.session_ws), int(evse.total_wh)
+    return int(evse.session.watt_seconds), int(evse.total_wh)
 
 
-@command("SK", 1)
+@COMMANDS.command("SK", 1)
 def _set_energy(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     evse.total_wh = float(number(arguments[0], 0, _HIGHEST))
     return ()
 
 
-@command("GH")
+@COMMANDS.command("GH")
 def _charge_limit(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return (evse.charge_limit_kwh,)
+    return (evse.session.charge_limit_kwh,)
 
 
-@command("SH", 1)
+@COMMANDS.command("SH", 1)
 def _set_charge_limit(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
-    evse.charge_limit_kwh = _limit(evse, arguments)
+    evse.session.charge_limit_kwh = _limit(evse, arguments)
     return ()
 
 
-@command("G3")
+@COMMANDS.command("G3")
 def _time_limit(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return (evse.time_limit,)
+    return (evse.session.time_limit,)
 
 
-@command("S3", 1)
+@COMMANDS.command("S3", 1)
 def _set_time_limit(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
-    evse.time_limit = _limit(evse, arguments)
+    evse.session.time_limit = _limit(evse, arguments)
     return ()
 
 
@@ -290,13 +227,13 @@ def _limit(evse: Evse, arguments: Sequence[str]) -> int:
 # Temperature
 
 
-@command("GP")
+@COMMANDS.command("GP")
 def _temperatures(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     tenths = round(evse.warmth.celsius * 10)
     return tenths, tenths, _ABSENT_SENSOR
 
 
-@command("GO")
+@COMMANDS.command("GO")
 def _thresholds(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return round(STOP_AMBIENT * 10), round(STOP_INFRARED * 10)
 
@@ -304,13 +241,13 @@ def _thresholds(evse: Evse, now: float, _: Sequence[str]) -> Answer:
 # Clock, delay timer, heartbeat
 
 
-@command("GT")
+@COMMANDS.command("GT")
 def _time(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     at = evse.wall.read(now)
     return at.year % 100, at.month, at.day, at.hour, at.minute, at.second
 
 
-@command("S1", 6)
+@COMMANDS.command("S1", 6)
 def _set_time(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     year, month, day, hour, minute, second = (number(text, 0, 99) for text in arguments)
     try:
@@ -320,13 +257,13 @@ def _set_time(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     return ()
 
 
-@command("GD")
+@COMMANDS.command("GD")
 def _delay_timer(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     start, stop = evse.timer.start, evse.timer.stop
     return start.hour, start.minute, stop.hour, stop.minute
 
 
-@command("ST", 4)
+@COMMANDS.command("ST", 4)
 def _set_delay_timer(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     hours = [number(text, 0, 23) for text in arguments[::2]]
     minutes = [number(text, 0, 59) for text in arguments[1::2]]
@@ -334,13 +271,12 @@ def _set_delay_timer(evse: Evse, now: float, arguments: Sequence[str]) -> Answer
     return ()
 
 
-@command("GY")
+@COMMANDS.command("GY")
 def _heartbeat(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    evse.heartbeat.check(now)
     return _heartbeat_words(evse)
 
 
-@command("SY", 0, 1, 2)
+@COMMANDS.command("SY", 0, 1, 2)
 def _beat(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     heartbeat = evse.heartbeat
     if len(arguments) == 2:
@@ -364,7 +300,7 @@ def _heartbeat_words(evse: Evse) -> Answer:
 # Features, display, button
 
 
-@command("FF", 2)
+@COMMANDS.command("FF", 2)
 def _feature(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     letter, on = arguments[0].upper(), bool(number(arguments[1], 0, 1))
     if letter == "E":
@@ -372,37 +308,37 @@ def _feature(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     elif letter not in _FEATURES:
         raise Refused
     elif bit := _FEATURES[letter]:
-        evse.switch_check(bit, on)
+        evse.protection.switch_check(bit, on)
     if letter == "L":
         evse.locks_at_boot = on
     return ()
 
 
-@command("SE", 1)
+@COMMANDS.command("SE", 1)
 def _echo(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     evse.echo = bool(number(arguments[0], 0, 1))
     return ()
 
 
-@command("F0", 1)
+@COMMANDS.command("F0", 1)
 def _display_updates(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     evse.display.updates = bool(number(arguments[0], 0, 1))
     return ()
 
 
-@command("F1")
+@COMMANDS.command("F1")
 def _button(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     evse.press()
     return ()
 
 
-@command("FB", 1)
+@COMMANDS.command("FB", 1)
 def _colour(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     evse.display.colour = number(arguments[0], 0, COLOURS - 1)
     return ()
 
 
-@command("FP", *range(3, MAX_TOKENS))
+@COMMANDS.command("FP", *range(3, MAX_TOKENS))
 def _print(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     column, row = number(arguments[0], 0, COLUMNS - 1), number(arguments[1], 0, ROWS - 1)
     text = " ".join(arguments[2:])

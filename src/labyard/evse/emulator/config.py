@@ -36,7 +36,7 @@ def _number(low: float, high: float) -> Read:
     def read(value: Any) -> float:
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if isinstance(value, bool) or not low <= number <= high:
             raise ValueError(f"a number from {low:g} to {high:g}")
@@ -227,7 +227,7 @@ def _from_file(path: Path) -> Values:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a JSON object")

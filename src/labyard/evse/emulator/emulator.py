@@ -18,7 +18,8 @@ from labyard.evse import rapi
 from labyard.evse.clock import Clock
 from labyard.evse.codes import ErrorFlag
 from labyard.evse.emulator import status
-from labyard.evse.emulator.commands import NK, REBOOT, execute
+from labyard.evse.emulator.command_table import NK
+from labyard.evse.emulator.commands import REBOOT
 from labyard.evse.emulator.config import Config
 from labyard.evse.emulator.controller import Booted, Changed, Event, Evse
 from labyard.evse.emulator.ev import Car
@@ -84,13 +85,13 @@ class Emulator:
     def trip(self, flag: ErrorFlag, name: str) -> None:
         """Cause a fault; those who listen are told of it by that name."""
         with self.change():
-            self.evse.trip(flag)
+            self.evse.protection.trip(flag)
         self._tell("error", {"error": name, "message": f"{name} fault"})
 
     def greet(self, end: End) -> None:
         """The line that each new client gets; one who comes during a reboot gets that of the boot."""
         if self.evse.on:
-            end.send(self._encode(Booted(self.evse.post)))
+            end.send(self._encode(Booted(self.evse.protection.post)))
 
     def reboot(self) -> None:
         """The line falls silent, and speaks again when the controller has booted. A second one begins anew."""
@@ -101,6 +102,7 @@ class Emulator:
         self.line.silence(True)
         self._tell_state()
         self._boot = asyncio.get_running_loop().create_task(self._boot_again())
+        self._boot.add_done_callback(_report_failure)
 
     async def _boot_again(self) -> None:
         await self.clock.sleep(_REBOOT_SECONDS)
@@ -119,7 +121,7 @@ class Emulator:
             if self.strict:
                 end.send(rapi.encode(NK))
                 return
-        words = execute(self.evse, self.clock.now(), frame.tokens, self._profile.commands)
+        words = self._profile.commands.execute(self.evse, self.clock.now(), frame.tokens)
         self.results[str(words[0]).lower()] += 1
         end.send(rapi.encode(*words, sequence=frame.sequence))
         if words[0] != NK and frame.tokens[0].upper() == REBOOT:
@@ -151,6 +153,11 @@ class Emulator:
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
         for listener in list(self.listeners):
             listener(kind, data)
+
+
+def _report_failure(boot: asyncio.Task[None]) -> None:
+    if not boot.cancelled() and (error := boot.exception()) is not None:
+        log.error("the boot failed", exc_info=error)
 
 
 def _mcuid(config: Config) -> str:

@@ -23,7 +23,7 @@ class Heartbeat:
 
     @property
     def limit(self) -> int | None:
-        return self.amps if self.trigger is Trigger.MISSED else None
+        return self.amps if self.interval and self.trigger is Trigger.MISSED else None
 
     def set(self, interval: int, amps: int, now: float) -> None:
         self.interval, self.amps, self._last = interval, amps, now

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from labyard.evse.emulator.commands import MAX_LINE
-from labyard.evse.emulator.faults import Direction, FaultLog, FaultPlan
+from labyard.evse.emulator.command_table import MAX_LINE
+from labyard.evse.emulator.link_faults import Direction, FaultLog, FaultPlan
 from labyard.evse.rapi import END, LineReader
 
 _MOST_HELD = 1000  # frames that wait in one pipe; more are lost
@@ -85,6 +85,11 @@ class End:
         self._line.observe(frame)
         self._line.carry(self, "tx", frame)
 
+    def hang_up(self) -> None:
+        """Nothing goes through any more, in either direction; not even what came together with the last frame."""
+        self._line.detach(self)
+        self.wire.hang_up()
+
     def clear(self) -> None:
         self._reader.clear()
         self.inward.clear()
@@ -101,6 +106,7 @@ class Line:
         self._reboot = reboot
         self._now = now
         self.ends: dict[End, None] = {}  # in the order in which they came
+        self.attached = 0  # so often has one come
         self.observers: set[Wire] = set()
         self.faults = FaultPlan()
         self.log = FaultLog()
@@ -108,6 +114,7 @@ class Line:
 
     def attach(self, end: End) -> None:
         self.ends[end] = None
+        self.attached += 1
 
     def detach(self, end: End) -> None:
         self.ends.pop(end, None)
@@ -121,7 +128,7 @@ class Line:
     def hang_up(self) -> None:
         """On all of them."""
         for end in list(self.ends):
-            end.wire.hang_up()
+            end.hang_up()
         for observer in list(self.observers):
             observer.hang_up()
 
@@ -148,7 +155,7 @@ class Line:
 
     def carry(self, end: End, direction: Direction, frame: bytes) -> None:
         """Through the faults and into the pipe."""
-        if self._silent:
+        if self._silent or end not in self.ends:
             return
         pipe = end.inward if direction == "rx" else end.outward
         wait = 0.0
@@ -163,7 +170,7 @@ class Line:
                         one.inward.stall(fault.delay)
                         one.outward.stall(fault.delay)
                 elif fault.kind == "disconnect":
-                    end.wire.hang_up()
+                    end.hang_up()
                 elif fault.kind == "reboot":
                     self._reboot()
         if frame:

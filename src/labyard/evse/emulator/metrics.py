@@ -30,12 +30,14 @@ class _Reading(Collector):
         offers = evse.state in (State.CONNECTED, State.CHARGING)
         for name, text, value in (
             ("labyard_evse_current_amps", "Current that the car draws", evse.current),
-            ("labyard_evse_offer_amps", "Current that the car may draw", evse.capacity if offers else 0),
+            ("labyard_evse_offer_amps", "Current that the car may draw", evse.pilot.amps if offers else 0),
             ("labyard_evse_state", "State code of the charger", int(evse.state)),
             ("labyard_evse_vehicle_connected", "Whether a car is plugged in", int(emulator.car.connected)),
         ):
             yield GaugeMetricFamily(name, text, value=value)
         yield CounterMetricFamily("labyard_evse_energy_wh", "Energy delivered", value=evse.total_wh)
+        reconnects = max(0, emulator.line.attached - 1)
+        yield CounterMetricFamily("labyard_rapi_reconnects", "Clients of RAPI after the first", value=reconnects)
         yield _counted("labyard_rapi_commands", "Commands answered", "result", emulator.results)
         yield _counted("labyard_link_faults", "Faults on the RAPI line", "kind", emulator.line.log.totals)
 

@@ -5,22 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labyard.evse.codes import ErrorFlag, State
-from labyard.evse.emulator.commands import COMMANDS, Answer, Command, Refused, command, describe
-from labyard.evse.emulator.controller import Changed, Event, Evse
+from labyard.evse.codes import State
+from labyard.evse.emulator.command_table import Answer, CommandTable, Refused
+from labyard.evse.emulator.commands import COMMANDS
+from labyard.evse.emulator.controller import Booted, Changed, Event, Evse
 
 _LEGACY_SLEEPING = 0xFD
 _LEGACY_FAULT = 0xFE
 _FAULTS = range(State.VENTILATION, State.EEPROM + 1)
 
-_LEGACY_COMMANDS: dict[str, Command] = dict(COMMANDS)
+_LEGACY_COMMANDS = CommandTable(COMMANDS)
 
 
 @dataclass(frozen=True)
 class Profile:
-    commands: dict[str, Command]
+    commands: CommandTable
     describe: Callable[[Event, str], list[object]]
     announces_commands: bool  # what a command changed is announced after its reply
+
+
+def _describe(event: Event, firmware: str) -> list[object]:
+    """The words of an asynchronous line: contract 2.3."""
+    if isinstance(event, Changed):
+        return ["AT", f"{event.state:02X}", f"{event.pilot:02X}", event.amps, f"{event.flags:04X}"]
+    if isinstance(event, Booted):
+        return ["AB", f"{event.post:02X}", firmware]
+    return ["AN", 0]
 
 
 def _legacy_state(state: State) -> int:
@@ -28,19 +38,19 @@ def _legacy_state(state: State) -> int:
 
 
 def _legacy_describe(event: Event, firmware: str) -> list[object]:
-    words = describe(event, firmware)
+    words = _describe(event, firmware)
     if isinstance(event, Changed):
         words[1] = f"{_legacy_state(event.state):02X}"
     return words
 
 
-@command("GS", table=_LEGACY_COMMANDS)
+@_LEGACY_COMMANDS.command("GS")
 def _state(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     report = evse.report()
-    return f"{_legacy_state(report.state):02X}", int(evse.session_seconds), f"{report.pilot:02X}", f"{report.flags:04X}"
+    return f"{_legacy_state(report.state):02X}", int(evse.session.seconds), f"{report.pilot:02X}", f"{report.flags:04X}"
 
 
-@command("SC", 1, 2, table=_LEGACY_COMMANDS)
+@_LEGACY_COMMANDS.command("SC", 1, 2)
 def _set_capacity(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     try:
         COMMANDS["SC"].handler(evse, now, arguments)
@@ -50,27 +60,27 @@ def _set_capacity(evse: Evse, now: float, arguments: Sequence[str]) -> Answer:
     return ()
 
 
-@command("GE", table=_LEGACY_COMMANDS)
+@_LEGACY_COMMANDS.command("GE")
 def _settings(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return evse.capacity, int(evse.faults)
+    return evse.pilot.amps, int(evse.protection.faults)
 
 
-@command("GF", table=_LEGACY_COMMANDS)
+@_LEGACY_COMMANDS.command("GF")
 def _fault_counts(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return tuple(evse.counts[flag] for flag in (ErrorFlag.GFCI, ErrorFlag.NO_GROUND, ErrorFlag.STUCK_RELAY))
+    return tuple(evse.protection.counts.values())
 
 
-@command("GU", table=_LEGACY_COMMANDS)
+@_LEGACY_COMMANDS.command("GU")
 def _energy(evse: Evse, now: float, _: Sequence[str]) -> Answer:
-    return int(evse.total_wh), int(evse.session_ws)
+    return int(evse.total_wh), int(evse.session.watt_seconds)
 
 
-@command("GG", table=_LEGACY_COMMANDS)
+@_LEGACY_COMMANDS.command("GG")
 def _measured(evse: Evse, now: float, _: Sequence[str]) -> Answer:
     return round(evse.current * 1000), evse.millivolts, 0, 0
 
 
 PROFILES = {
-    "real": Profile(COMMANDS, describe, announces_commands=True),
+    "real": Profile(COMMANDS, _describe, announces_commands=True),
     "legacy": Profile(_LEGACY_COMMANDS, _legacy_describe, announces_commands=False),
 }

@@ -18,6 +18,7 @@ from labyard.evse.emulator.line import End, Line
 log = structlog.get_logger(__name__)
 
 _IN_OPEN = 0x20
+_PIECE = 512  # bytes that are read at once; then it is the others' turn
 
 
 class Pty:
@@ -33,6 +34,10 @@ class Pty:
 
     def open(self) -> bool:
         """Make the PTY and listen; whether the link leads to it. OSError: there are no PTYs left."""
+        self._open()
+        return self._make_link()
+
+    def _open(self) -> None:
         self._master, slave = os.openpty()
         os.set_blocking(self._master, False)
         _make_raw(slave, self._baudrate)
@@ -48,15 +53,13 @@ class Pty:
             os.close(slave)
             self._slave = None
             asyncio.get_running_loop().add_reader(self._watch, self._watched)
-        linked = self._make_link()
-        log.info("RAPI is ready", pty=self.name, link=str(self._path) if linked else None)
-        return linked
+        log.info("RAPI is ready", pty=self.name)
 
     def close(self) -> None:
         """Users of the slave get an end of file; the link is removed when it is ours."""
         self._let_go()
         if _target(self._path) == self.name:
-            self._path.unlink()
+            self._path.unlink(missing_ok=True)
 
     def _let_go(self) -> None:
         loop = asyncio.get_running_loop()
@@ -97,16 +100,18 @@ class Pty:
     def hang_up(self) -> None:
         """Those who have it open get an end of file, and find a new one at the link."""
         old = copy(self)  # it knows the old descriptors
-        self.open()
+        self._open()
+        if _target(self._path) == old.name:  # it may be another's by now
+            self._make_link()
         old._let_go()
 
     def _make_link(self) -> bool:
         """A stale link is replaced, a real file never."""
-        if self._path.exists() and not self._path.is_symlink():
-            log.warning("not a link, so left alone: use the PTY itself", path=str(self._path), pty=self.name)
-            return False
         fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
+            if self._path.exists() and not self._path.is_symlink():
+                log.warning("not a link, so left alone: use the PTY itself", path=str(self._path), pty=self.name)
+                return False
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(self.name)
             fresh.replace(self._path)
@@ -132,15 +137,15 @@ class Pty:
         self._greet(self._end)
 
     def _readable(self) -> None:
-        if self._watch is not None:
-            self._watched()  # who writes has opened it: greet first
         try:
-            data = os.read(self._master, 4096)
+            data = os.read(self._master, _PIECE)
         except BlockingIOError:
             return
         except OSError:  # the last one has closed it
             self._closed()
             return
+        if self._watch is not None:
+            self._watched()  # who has written has opened it before: greet first
         self._end.received(data)
 
     def _closed(self) -> None:

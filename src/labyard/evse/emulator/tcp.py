@@ -14,13 +14,16 @@ from labyard.evse.emulator.line import End, Line
 # Bytes that may wait for a client which does not read, here and again in the kernel; then it is dropped.
 _PATIENCE = 64 * 1024
 _MOST_CLIENTS = 64
+# Bytes that are read at once, some 100 commands: then it is the others' turn.
+_PIECE = 512
 
 log = structlog.get_logger(__name__)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     def __init__(self, line: Line) -> None:
         self._line = line
+        self._buffer = bytearray(_PIECE)
         self._transport: asyncio.Transport | None = None
         self.name = ""
 
@@ -37,6 +40,23 @@ class _Connection(asyncio.Protocol):
         self.begin()
 
     def begin(self) -> None:
+        raise NotImplementedError
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received(bytes(self._buffer[:nbytes]))
+        if nbytes == _PIECE and self._transport is not None and not self._transport.is_closing():
+            # There is more, which uvloop would read at once.
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def received(self, data: bytes) -> None:
         raise NotImplementedError
 
     def write(self, data: bytes) -> None:
@@ -66,7 +86,7 @@ class Client(_Connection):
         log.info("client connected", client=self.name)
         self._greet(self._end)
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         if self._end is not None:
             self._end.received(data)
 
@@ -79,6 +99,9 @@ class Client(_Connection):
 class Observer(_Connection):
     def begin(self) -> None:
         self._line.observers.add(self)
+
+    def received(self, data: bytes) -> None:
+        """It has no say."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._line.observers.discard(self)

@@ -18,7 +18,7 @@ use and add to:
 - `gateway.caps.set("loadsharing", Cap(current, off))`, None to take it away: claim 65548 at 5000, shared with the
   shaper. `gateway.claims` is there for anything else: set(client, priority, Properties(...)), release(client),
   target().
-- `gateway.local()`: LocalStatus (amp in mA, voltage, pilot, vehicle, state, min, max, charging).
+- `gateway.local()`: LocalStatus (amp in mA, voltage, pilot, vehicle, state, min, max).
   `gateway.evse.on_change(listener)`: names of what changed (state, vflags, pilot, amp, min, configured_max, …).
   `gateway.asleep_by_others()`: something other than claim 65548 keeps the EVSE asleep (loadsharing_ready = not that).
 - `gateway.routes.extend([...])`: Starlette routes; api/http.py has `route`, `reply`, `message`, `json_object`,
@@ -44,25 +44,25 @@ import structlog
 from starlette.routing import BaseRoute
 
 from labyard.evse.clock import Clock
-from labyard.evse.codes import State
 from labyard.evse.gateway import status
 from labyard.evse.gateway.auth import Auth
-from labyard.evse.gateway.claims import Claims, Client, Priority, Properties, SafetyCaps
+from labyard.evse.gateway.automatics import Automatics
+from labyard.evse.gateway.claims import Claims, SafetyCaps
 from labyard.evse.gateway.energy import EnergyMeter
 from labyard.evse.gateway.eventlog import EventLog
 from labyard.evse.gateway.evse import Evse, LocalStatus
 from labyard.evse.gateway.identity import Identity
-from labyard.evse.gateway.limit import Limit, Limits
-from labyard.evse.gateway.limit import parse as parse_limit
+from labyard.evse.gateway.limit import Limits
 from labyard.evse.gateway.manager import Manager
 from labyard.evse.gateway.metrics import Measure
 from labyard.evse.gateway.options import TABLE, BadOption, Options
 from labyard.evse.gateway.override import Override
 from labyard.evse.gateway.rapi_link import PtyLink
-from labyard.evse.gateway.schedule import Event, Schedule
+from labyard.evse.gateway.records import Records
+from labyard.evse.gateway.schedule import Schedule
 from labyard.evse.gateway.storage import Storage
 from labyard.evse.gateway.supply import Charger, Divert, Shaper
-from labyard.evse.gateway.timekeeping import WallClock, iso, rapi_words, week_seconds, zone
+from labyard.evse.gateway.timekeeping import WallClock, rapi_words, zone
 from labyard.evse.gateway.vehicle import Vehicle
 from labyard.evse.gateway.versions import Versions
 from labyard.evse.gateway.ws import Hub
@@ -74,11 +74,9 @@ log = structlog.get_logger(__name__)
 
 TICK = 1.0  # seconds of the charger's clock
 STATUS_TICKS = 30
-ENERGY_TICKS = 600
 CLOSING = 1.0  # seconds, real
 # What of the EVSE is not told when it changes: it is sent each second while it charges, or with all else.
 _QUIET = frozenset({"amp", "voltage", "temperatures", "temperature_max", "session_wattseconds", "total_wh"})
-ENERGY, LIMIT, SCHEDULE = "energy.json", "limit.json", "schedule.json"
 
 
 class Gateway:
@@ -119,10 +117,9 @@ class Gateway:
         self.divert = Divert(self.claims)
         self._voltage: float | None = None  # V, as others told it
         self._vehicle_seen = False
-        self._last_state = int(State.STARTING)
         self._publishing = False
         self._ticks = 0
-        self._restore()
+        self.records = Records(self)
         self._take_options(frozenset(TABLE))
         options.guard(_check_zone)
         options.on_change(self._take_options)
@@ -130,7 +127,7 @@ class Gateway:
         self.evse.on_change(self._evse_changed)
         self.manager.on_button(self.override.toggle)
         self.manager.on_ready(self.tell_time)
-        self._event = self._look_at_schedule()
+        self.automatics = Automatics(self)
         for install in PARTS:
             install(self)
 
@@ -144,10 +141,12 @@ class Gateway:
                 for task in self.tasks:
                     group.create_task(_as_coroutine(task()))
         finally:
-            self._keep_energy()
+            self.records.keep()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSING):
-                    await asyncio.gather(*(close() for close in self.closers), return_exceptions=True)
+                    for outcome in await asyncio.gather(*(close() for close in self.closers), return_exceptions=True):
+                        if isinstance(outcome, Exception):
+                            log.error("a part did not close", exc_info=outcome)
 
     # What parts ask
 
@@ -178,7 +177,6 @@ class Gateway:
             state=evse.state,
             min=evse.min,
             max=evse.configured_max,
-            charging_since=evse.charging_since,
         )
 
     def asleep_by_others(self) -> bool:
@@ -207,91 +205,33 @@ class Gateway:
         self.divert.look(charger)
         self._publish_soon()
 
-    def set_limit(self, limit: Limit | None) -> None:
-        self.limits.set(limit)
-        if limit is None:
-            self.storage.remove(LIMIT)
-        else:
-            self.storage.write(LIMIT, limit.as_json())
-        self.versions.bump("limit_version")
-        self._look_at_limit()
-
-    def schedule_changed(self) -> None:
-        self.storage.write(SCHEDULE, self.schedule.as_json())
-        self.versions.bump("schedule_version")
-        self.versions.bump("schedule_plan_version")
-        self._event = self._look_at_schedule()
-
     async def tell_time(self) -> None:
         """Set the clock of the EVSE."""
         await self.manager.rapi.send(f"$S1 {rapi_words(self.wall.local())}")
-
-    def reset_energy(self, total: float) -> None:
-        self.energy.reset(total)
-        self._keep_energy()
 
     # What happens
 
     async def _tick(self, seconds: float) -> None:
         self._ticks += 1
+        self.records.tick(seconds)
+        self.automatics.tick()
         if self.evse.charging:
-            self.energy.add(seconds, status.power(self), self.wall.local().date())
             self.hub.publish(status.live(self))
-        self._look_at_limit()
-        event = self._look_at_schedule()
-        if event != self._event:
-            self._event = event
-            if event is not None:
-                self._event_began(event)
         if self._ticks % STATUS_TICKS == 0:
             self.hub.publish(status.charger(self))
-        if self._ticks % ENERGY_TICKS == 0 and self.evse.charging:
-            self._keep_energy()
-
-    def _look_at_limit(self) -> None:
-        measured = {"time": self.evse.elapsed(self.clock.now()) / 60, "energy": self.energy.session}
-        for kind, key in (("soc", "battery_level"), ("range", "battery_range")):
-            if key in self.vehicle.known:
-                measured[kind] = self.vehicle.known[key]
-        if self.limits.look(self.evse.vehicle, measured):
-            log.info("limit reached", limit=self.limits.limit)
-
-    def _look_at_schedule(self) -> Event | None:
-        """Claim what the event that holds now wants; returns that event."""
-        event = self.schedule.current(*week_seconds(self.wall.local())) if self.schedule.events else None
-        if event is None:
-            self.claims.release(Client.SCHEDULE)
-        else:
-            self.claims.set(Client.SCHEDULE, Priority.TIMER, Properties(event.state))
-        return event
-
-    def _event_began(self, event: Event) -> None:
-        extras = dict(event.extras)
-        with contextlib.suppress(ValueError):  # most have none
-            self.set_limit(parse_limit({"type": extras.get("limit"), "value": extras.get("limit_value")}))
 
     def _evse_changed(self, names: frozenset[str]) -> None:
         if self.evse.vehicle != self._vehicle_seen:
             self._vehicle_seen = self.evse.vehicle
-            self._vehicle_came() if self._vehicle_seen else self._vehicle_went()
+            if self._vehicle_seen:
+                self.energy.new_session()
+                self.automatics.vehicle_came()
+            else:
+                self.automatics.vehicle_went()
         if "state" in names:
-            if self.evse.charging and self._last_state != State.STARTING:
-                self.energy.switches += 1
-            self._last_state = self.evse.state
-            self._keep_energy()
-            self._write_log()
+            self.records.state_changed()
         if names - _QUIET:
             self._publish_soon()
-
-    def _vehicle_came(self) -> None:
-        self.energy.new_session()
-        kind, value = self.options["limit_default_type"], self.options["limit_default_value"]
-        if self.limits.limit is None and kind not in ("", "none") and value > 0:
-            self.set_limit(Limit(kind, value))
-
-    def _vehicle_went(self) -> None:
-        if self.limits.limit is not None and self.limits.limit.auto_release:
-            self.set_limit(None)
 
     def _claims_changed(self) -> None:
         self.versions.bump("claims_version")
@@ -325,46 +265,6 @@ class Gateway:
     def _publish(self) -> None:
         self._publishing = False
         self.hub.publish(status.charger(self))
-
-    def _write_log(self) -> None:
-        evse = self.evse
-        self.log.add(
-            {
-                "time": iso(self.wall.now()),
-                "type": "warning" if evse.fault else "information",
-                "managerState": "active" if self.manager.wanted().active else "disabled",
-                "evseState": evse.state,
-                "evseFlags": evse.vflags,
-                "pilot": evse.pilot,
-                "energy": round(self.energy.session, 2),
-                "elapsed": evse.elapsed(self.clock.now()),
-                "temperature": evse.temperature,
-                "temperatureMax": evse.temperature_max,
-                "divertMode": self.divert.mode,
-                "shaper": int(self.shaper.active),
-            }
-        )
-
-    # What outlives a restart
-
-    def _restore(self) -> None:
-        for name, take in ((ENERGY, self.energy.restore), (LIMIT, self._take_limit), (SCHEDULE, self._take_schedule)):
-            if (content := self.storage.read(name)) is None:
-                continue
-            try:
-                take(content)
-            except ValueError as problem:
-                log.error("stored file makes no sense, starting without it", file=name, problem=str(problem))
-
-    def _take_limit(self, content: Any) -> None:
-        self.limits.set(parse_limit(content))
-
-    def _take_schedule(self, content: Any) -> None:
-        if content:
-            self.schedule.put(*self.schedule.parse(content))
-
-    def _keep_energy(self) -> None:
-        self.storage.write(ENERGY, self.energy.as_json())
 
 
 def _check_zone(values: dict[str, Any], _client: str) -> None:

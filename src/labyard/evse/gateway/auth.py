@@ -10,9 +10,9 @@ import json
 import secrets
 import time
 from collections import deque
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labyard.evse.gateway.options import Options
@@ -45,8 +45,8 @@ class Auth:
         return bool(self._options["www_password"])
 
     def right(self, user: str, password: str) -> bool:
-        same_user = hmac.compare_digest(user.encode(), str(self._options["www_username"]).encode())
-        return hmac.compare_digest(password.encode(), str(self._options["www_password"]).encode()) and same_user
+        same_user = _same(user, self._options["www_username"])
+        return _same(password, self._options["www_password"]) and same_user
 
     def failed(self) -> None:
         self._failures.append(time.monotonic())
@@ -86,7 +86,7 @@ class Gate:
         from_app = headers.get("x-requested-with") == _HEADER
         if self._basic(headers.get("authorization", "")):
             await self._app(scope, receive, send)
-        elif self._auth.session(_cookie(headers.get("cookie", ""))):
+        elif self._auth.session(cookie_parser(headers.get("cookie", "")).get(COOKIE, "")):
             if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and not from_app:
                 await _refuse(scope, send, 403, "csrf")
             else:
@@ -107,12 +107,9 @@ class Gate:
         return self._auth.right(user, password)
 
 
-def _cookie(header: str) -> str:
-    try:
-        found = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found else ""
+def _same(given: str, right: str) -> bool:
+    # JSON can name characters that UTF-8 has not.
+    return hmac.compare_digest(given.encode(errors="surrogatepass"), right.encode())
 
 
 async def _refuse(

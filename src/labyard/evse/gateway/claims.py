@@ -91,11 +91,11 @@ class Claims:
         self._listeners.append(listener)
 
     def set(self, client: int, priority: int, properties: Properties, auto_release: bool = False) -> bool:
-        """Make or replace the claim of that client. False: all slots are taken by others."""
+        """Make or replace the claim of that client. False: all slots are taken by others, and none of them is lower."""
         claim = Claim(client, priority, properties, auto_release)
         slot = self._slot(client)
         if slot is None:
-            slot = next((number for number, held in enumerate(self._slots) if held is None), None)
+            slot = self._room(priority)
             if slot is None:
                 return False
         if self._slots[slot] != claim:
@@ -147,6 +147,14 @@ class Claims:
             if claim is not None and claim.client == client:
                 return number
         return None
+
+    def _room(self, priority: int) -> int | None:
+        """A free slot, else that of the lowest claim if it is lower: a limit or a cap always finds room."""
+        for number, claim in enumerate(self._slots):
+            if claim is None:
+                return number
+        lowest = min(self.all(), key=lambda claim: claim.priority)
+        return self._slot(lowest.client) if lowest.priority < priority else None
 
     def _changed(self) -> None:
         for listener in self._listeners:

@@ -19,8 +19,7 @@ class EnergyMeter:
         self.periods = dict.fromkeys(_PERIODS, 0.0)
         self._period_of = dict.fromkeys(_PERIODS, "")
 
-    def add(self, seconds: float, watts: float, today: date) -> None:
-        self._turn(today)
+    def add(self, seconds: float, watts: float) -> None:
         wh = watts * seconds / 3600
         self.session += wh
         self.total += wh / 1000
@@ -54,7 +53,8 @@ class EnergyMeter:
             raise ValueError(f"no stored energy: {problem!r}") from problem
         self.total, self.switches, self.periods, self._period_of = total, switches, periods, period_of
 
-    def _turn(self, today: date) -> None:
+    def turn(self, today: date) -> None:
+        """Begin the day, week, month and year that `today` is in."""
         for name, pattern in _PERIODS.items():
             if self._period_of[name] != (current := today.strftime(pattern)):
                 self._period_of[name] = current

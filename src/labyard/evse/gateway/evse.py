@@ -9,7 +9,8 @@ from typing import Any
 
 from labyard.evse.codes import Control, State, Vflag
 
-ASLEEP = frozenset({253, State.SLEEPING, State.DISABLED})  # 253: the public image's sleep
+ASLEEP = frozenset({State.SLEEPING, State.DISABLED})
+PUBLIC_SLEEPING = 253  # what the public image says; clients and groups know 254
 FAULTS = range(State.VENTILATION, 12)
 _DECIMAL = re.compile(r"-?[0-9]{1,10}")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,4}")
@@ -27,7 +28,6 @@ class LocalStatus:
     state: int
     min: int  # A
     max: int  # A, the configured maximum
-    charging_since: float | None  # seconds of the charger's clock; None: it is not charging
 
     @property
     def amps(self) -> float:
@@ -63,7 +63,6 @@ class Evse:
         self.session_wattseconds = 0
         self.total_wh = 0
         self._elapsed, self._elapsed_at = 0, 0.0
-        self.charging_since: float | None = None
         self._listeners: list[Callable[[frozenset[str]], None]] = []
 
     def on_change(self, listener: Callable[[frozenset[str]], None]) -> None:
@@ -121,7 +120,7 @@ class Evse:
     def read_state(self, words: Sequence[str], now: float) -> None:
         """`$GS`."""
         if self.old_protocol:
-            state, vflags = int(_some(words, 1)[0]), None
+            state, vflags = _count(_some(words, 1)[0]), None
         else:
             state = _hex(_some(words, 2)[0])
             vflags = _hex(words[3]) if len(words) > 3 else None
@@ -182,12 +181,9 @@ class Evse:
         return self.vflags & ~Vflag.CAR_CONNECTED if state == State.NOT_CONNECTED else self.vflags
 
     def _enter(self, state: int, vflags: int, now: float, **more: Any) -> None:
-        was_charging, elapsed = self.charging, self.elapsed(now)
-        charging = state == State.CHARGING
-        if charging and not was_charging:
-            self.charging_since = now
-        elif not charging:
-            self.charging_since = None
+        state = State.SLEEPING if state == PUBLIC_SLEEPING else state
+        elapsed = self.elapsed(now)
+        if state != State.CHARGING:
             more["amp"] = 0
         # Time of the session stands while it does not charge, and begins anew with the next car.
         new_car = vflags & Vflag.CAR_CONNECTED and not self.vehicle

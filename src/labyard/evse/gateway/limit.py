@@ -32,8 +32,8 @@ def parse(content: Any) -> Limit:
     release = content.get("auto_release", content.get("release", True))
     if kind not in get_args(Kind) or kind == "none":
         raise ValueError("type must be time, energy, soc or range")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 2**31:
-        raise ValueError("value must be more than 0")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < 2**31:
+        raise ValueError("value must be 1 or more")
     if not isinstance(release, bool):
         raise ValueError("auto_release must be true or false")
     return Limit(kind, int(value), release)

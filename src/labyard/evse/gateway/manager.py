@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
 from typing import Any
 
 import structlog
 
 from labyard.evse.clock import Clock
-from labyard.evse.codes import Vflag
+from labyard.evse.gateway.boot import Boot
 from labyard.evse.gateway.claims import Claims, Client
 from labyard.evse.gateway.evse import Evse
 from labyard.evse.gateway.options import BadOption, Options
-from labyard.evse.gateway.rapi_client import RapiClient, Reply, Result
+from labyard.evse.gateway.rapi_client import RapiClient, Result
+from labyard.evse.gateway.readings import ask
 from labyard.evse.gateway.settings import EvseSettings
 
 log = structlog.get_logger(__name__)
@@ -33,10 +33,7 @@ class Wanted:
 
 
 class Manager:
-    """`ready`: all of the boot chain was answered."""
-
     def __init__(self, clock: Clock, evse: Evse, claims: Claims, options: Options) -> None:
-        self.ready = False
         self.rapi = RapiClient(self._event, self._connected)
         # Somebody at the charger put it to sleep; it stays so until a claim other than load sharing's changes state.
         self.asleep_by_hand = False
@@ -46,8 +43,6 @@ class Manager:
         self._options = options
         self._on_ready: list[Callable[[], Awaitable[object]]] = []
         self._on_button: list[Callable[[], object]] = []
-        self._boot_wanted = asyncio.Event()
-        self._line = asyncio.Event()
         self._dirty = asyncio.Event()
         self._state_pending = True  # the EVSE has not yet been told the state that is wanted
         self._last_state = True
@@ -55,6 +50,7 @@ class Manager:
         self._last_own: tuple[bool, int | None] = (True, None)
         self._clamped: tuple[int, int] | None = None  # pilot asked for, pilot that the EVSE made of it
         self._settings = EvseSettings(self.rapi, evse, options, self.read)
+        self._boot = Boot(self.rapi, evse, self.read, self._restrain, self._became_ready)
         self._had_vehicle = False
         self._group: asyncio.TaskGroup | None = None
         self._ticks = 0
@@ -71,14 +67,19 @@ class Manager:
         """A short press of the button at the charger."""
         self._on_button.append(listener)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the EVSE is there and known."""
+        return self._boot.ready
+
     def link_opened(self) -> None:
-        self._boot_wanted.set()
-        self._line.set()
+        self._boot.again()
+        self._boot.heard()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
-            group.create_task(self._boot_forever())
+            group.create_task(self._boot.run())
             group.create_task(self._enforce_forever())
             group.create_task(self._clock.every(TICK, self._tick))
 
@@ -170,6 +171,7 @@ class Manager:
                 await self.read(command)
         elif self.rapi.doubtful:
             await self.read("$GS")
+        await self.flush()
         if self._state_pending or self._pilot_pending(self.wanted()):
             self._dirty.set()
 
@@ -178,46 +180,16 @@ class Manager:
         if reply.words and reply.words[-1] == str(HEARTBEAT_MISSED):
             await self.rapi.send("$SY 165")
 
-    # The boot chain
+    async def _restrain(self) -> None:
+        """An EVSE that booted offers all that it has, which in a group may be others': this comes before questions."""
+        wanted, known = self.wanted(), self._evse.configured_max > 0
+        if known and not wanted.active:
+            await self.rapi.send("$FD" if self._options["pause_uses_disabled"] else "$FS")
+        if known and wanted.pilot < self._evse.configured_max:
+            await self.rapi.send(f"$SC {wanted.pilot} V")
 
-    async def _boot_forever(self) -> None:
-        while True:
-            await self._boot_wanted.wait()
-            self.ready = False
-            for delay in chain((1, 2, 4), repeat(10)):
-                if await self._boot():
-                    break
-                await self._line_or(delay)
-
-    async def _boot(self) -> bool:
-        """Whether the EVSE is ready now."""
-        self.rapi.sequenced = False
-        self._line.clear()
-        if not await self.read("$GV"):
-            return False
-        # From here on a `$AB` means that it has booted once more.
-        self._boot_wanted.clear()
-        # Sequence ids if it knows them; one that does not refuses the command or answers without one.
-        self.rapi.sequenced = True
-        if not await self.read("$GF"):
-            self.rapi.sequenced = False
-            if not await self.read("$GF"):
-                return False
-        for command in ("$GE", "$GC", "$GA", "$GI"):
-            if not await self.read(command):
-                return False
-        await self.read("$GS")
-        if self._evse.vflags & Vflag.BOOT_LOCK:
-            await self.rapi.send("$SB")
-            await self.read("$GS")
-        if not self._boot_wanted.is_set():
-            self.ready = True
-            self._state_pending, self._clamped, self.asleep_by_hand = True, None, False
-            await self._after_boot()
-        return True
-
-    async def _after_boot(self) -> None:
-        log.info("EVSE ready", firmware=self._evse.firmware, serial=self._evse.serial)
+    async def _became_ready(self) -> None:
+        self._state_pending, self._clamped, self.asleep_by_hand = True, None, False
         self._dirty.set()
         await self._settings.after_boot()
         for command in ("$GP", "$GU"):
@@ -225,67 +197,31 @@ class Manager:
         for work in self._on_ready:
             await work()
 
-    async def _line_or(self, delay: float) -> None:
-        """Until the other end says something, but no longer than that."""
-        try:
-            async with asyncio.timeout(delay):
-                await self._line.wait()
-        except TimeoutError:
-            pass
-
     async def read(self, command: str) -> bool:
-        """Ask, and take the answer into the model. False: there was none, or it made no sense."""
-        reply = await self.rapi.send(command)
-        if not reply.ok:
-            return False
-        try:
-            self._take(command, reply)
-        except ValueError as problem:
-            log.warning("answer makes no sense", command=command, answer=reply.text, problem=str(problem))
-            return False
-        return True
+        """Ask the EVSE. False: there was no answer, or it made no sense."""
+        return await ask(self.rapi, self._evse, command, self._clock.now())
 
-    def _take(self, command: str, reply: Reply) -> None:
-        evse, words = self._evse, reply.words
-        match command:
-            case "$GV":
-                evse.read_version(words)
-            case "$GF":
-                evse.read_faults(words)
-            case "$GE":
-                evse.read_settings(words)
-            case "$GC":
-                evse.read_capacity(words)
-            case "$GA":
-                evse.read_ammeter(words)
-            case "$GI":
-                evse.read_serial(words)
-            case "$GS":
-                evse.read_state(words, self._clock.now())
-            case "$GG":
-                evse.read_current(words)
-            case "$GP":
-                evse.read_temperatures(words)
-            case "$GU":
-                evse.read_energy(words)
+    async def flush(self) -> None:
+        """Write to the EVSE what options wait for it, if it is there."""
+        if self.ready:
+            await self._settings.flush()
 
     # What comes from the EVSE
 
     def _connected(self, connected: bool) -> None:
-        if not connected:
-            log.warning("EVSE does not answer")
-            self.ready = False
-            self._boot_wanted.set()
+        if connected:
+            self._boot.heard()
         else:
-            self._line.set()
+            log.warning("EVSE does not answer")
+            self._boot.lost()
 
     def _event(self, words: Sequence[str]) -> None:
-        self._line.set()
+        self._boot.heard()
         name, arguments = words[0], words[1:]
         try:
             if name == "AB":
                 self._evse.read_boot(arguments)
-                self._boot_wanted.set()
+                self._boot.again()
             elif name == "AT":
                 self._evse.read_transition(arguments, self._clock.now())
             elif name == "AN" and arguments[:1] == ("0",):
@@ -298,7 +234,7 @@ class Manager:
         if "state" in names:
             self._state_changed()
         if names & {"configured_max", "ecf", "scale", "offset"}:
-            self._settings.observe()
+            self._settings.observe(booting=not self.ready)
         if "capacity" in names and self.ready and self._evse.capacity != self._evse.pilot:
             self._background(self.read("$GC"))
         if names & {"min", "configured_max", "pilot"}:
@@ -320,11 +256,6 @@ class Manager:
             if not self.wanted().active:  # woken at the charger, against the claims
                 self._state_pending = True
                 self._dirty.set()
-
-    async def flush(self) -> None:
-        """Write to the EVSE what options wait for it, if it is there."""
-        if self.ready:
-            await self._settings.flush()
 
     def _check(self, values: dict[str, Any], _client: str) -> None:
         low, high = self._evse.min, self._evse.hardware_max

@@ -187,11 +187,11 @@ Guard = Callable[[dict[str, Any], str], None]
 class Options:
     """All options with their values. `version` rises by 1 with each update that changes something."""
 
-    def __init__(self, storage: Storage, defaults: Mapping[str, Any] | None = None) -> None:
-        """`defaults` replace the table's. What the file holds and no longer fits is left out."""
+    def __init__(self, storage: Storage) -> None:
+        """What the file holds and no longer fits is left out."""
         self.version = 1
         self._storage = storage
-        self._defaults = {key: option.default for key, option in TABLE.items()} | dict(defaults or {})
+        self._defaults = {key: option.default for key, option in TABLE.items()}
         self._values: dict[str, Any] = {}
         self._guards: list[Guard] = []
         self._listeners: list[Callable[[frozenset[str]], None]] = []
@@ -226,10 +226,10 @@ class Options:
             guard(typed, client)
         return self._apply(typed)
 
-    def keep(self, values: Mapping[str, Any]) -> frozenset[str]:
+    def keep(self, values: Mapping[str, Any], counted: bool = True) -> frozenset[str]:
         """Set typed values that the gateway itself found out, without guards: read-only keys, and what the EVSE says
-        of its own."""
-        return self._apply(values)
+        of its own. Not `counted`: listeners hear of it, but `version` stays."""
+        return self._apply(values, counted)
 
     def public(self) -> dict[str, Any]:
         """All options, secrets hidden."""
@@ -265,12 +265,12 @@ class Options:
             raise BadOption(f"{key}: there is room for {MAX_STORED_ONLY} such keys")
         return value
 
-    def _apply(self, values: Mapping[str, Any]) -> frozenset[str]:
+    def _apply(self, values: Mapping[str, Any], counted: bool = True) -> frozenset[str]:
         changed = frozenset(key for key, value in values.items() if key not in self._known() or self[key] != value)
         if not changed:
             return changed
         self._values |= {key: values[key] for key in changed}
-        self.version += 1
+        self.version += counted
         if any(not _in_evse(key) for key in changed):
             self._storage.write(FILE, {key: value for key, value in self._values.items() if not _in_evse(key)})
         for listener in self._listeners:

@@ -27,6 +27,7 @@ from labyard.evse.gateway.storage import Storage
 log = structlog.get_logger(__name__)
 
 DEFAULT_RAPI = "/tmp/rapi_pty"
+KEEP_ALIVE = 75  # seconds; shorter ones end just when a client that polls asks again
 GRACE = 1  # seconds that open connections get at the end
 
 
@@ -162,6 +163,7 @@ async def serve(gateway: Gateway, listening: socket.socket) -> bool:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
 

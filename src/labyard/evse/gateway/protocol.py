@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 * 1024  # bytes
@@ -23,6 +25,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head += len(data)
             if self._head > MAX_HEAD:
                 self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """In JSON, like all other refusals."""
+        content = json.dumps({"msg": msg}).encode()
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(b"%scontent-length: %d\r\n\r\n%s" % (head, len(content), content))
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
         self._in_head, self._moved = False, True

@@ -103,13 +103,14 @@ class Schedule:
         return round(delay), event
 
     def plan(self, day: int, since_midnight: timedelta) -> dict[str, Any]:
+        """For `/schedule/plan`; times in seconds, day 0 is Sunday."""
         current = self.current(day, since_midnight)
         delay, upcoming = self.next(day, since_midnight)
         days: dict[str, list[dict[str, Any]]] = {name: [] for name in DAYS}
         for at, event in sorted(self._occurrences(), key=lambda pair: pair[0]):
             days[DAYS[at // DAY % 7]].append({"id": event.id, "state": event.state, "start_offset": at % DAY})
         return {
-            "current_day": DAYS[day],
+            "current_day": day,
             "current_offset": int(since_midnight.total_seconds()),
             "next_event_delay": delay,
             "current_event": current.as_json() if current else None,

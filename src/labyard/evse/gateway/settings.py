@@ -37,6 +37,7 @@ class EvseSettings:
         self._options = options
         self._read = read
         self._waiting: dict[str, Any] = {}
+        self._writing: frozenset[str] = frozenset()  # on their way: what the EVSE says of them may be old
         self._flushing = asyncio.Lock()
 
     def changed(self, keys: frozenset[str]) -> None:
@@ -46,9 +47,11 @@ class EvseSettings:
             if differs or key == "voltage" or key in HEARTBEAT:
                 self._waiting[key] = self._options[key]
 
-    def observe(self) -> None:
-        """Take what the EVSE says into the options, but for what waits to be written."""
-        self._options.keep({key: value for key, value in self._observed().items() if key not in self._waiting})
+    def observe(self, booting: bool = False) -> None:
+        """Take what the EVSE says into the options, but for what waits to be written. What it says while it boots
+        is no change of the configuration: nobody made one."""
+        own = self._waiting.keys() | self._writing
+        self._options.keep({key: value for key, value in self._observed().items() if key not in own}, not booting)
 
     async def after_boot(self) -> None:
         """What the EVSE forgets when it is switched off, and what waited for it."""
@@ -66,17 +69,34 @@ class EvseSettings:
         if not self._waiting:
             return
         settings, self._waiting = self._waiting, {}
-        commands = [self._command(key, value) for key, value in sorted(settings.items())]
-        for command in dict.fromkeys(command for command in commands if command):
+        self._writing = frozenset(settings)
+        try:
+            lost = await self._write(settings)
+        finally:
+            self._writing = frozenset()
+        self._waiting = {key: settings[key] for key in lost} | self._waiting
+        self.observe()
+
+    async def _write(self, settings: dict[str, Any]) -> set[str]:
+        """The keys that are to be written once more: an answer was lost."""
+        lost: set[str] = set()
+        keys: dict[str, list[str]] = {}  # by the command that writes them
+        for key, value in sorted(settings.items()):
+            if command := self._command(key, value):
+                keys.setdefault(command, []).append(key)
+        for command, written in keys.items():
             reply = await send_flag(self._rapi, command)
-            if not reply.ok:
-                log.warning("EVSE refused a setting", command=command, result=reply.result.name)
+            if reply.result is Result.NK:
+                log.warning("EVSE refused a setting", command=command)
+            elif not reply.ok:
+                lost.update(written)
         if settings.keys() & HEARTBEAT:
             await self._tell_heartbeat()
-        if settings.keys() & self._observed().keys():
+        if observed := settings.keys() & self._observed().keys():
             for command in ("$GE", "$GC", "$GA"):
-                await self._read(command)
-            self.observe()
+                if not await self._read(command):
+                    lost |= observed
+        return lost
 
     def _observed(self) -> dict[str, Any]:
         evse = self._evse

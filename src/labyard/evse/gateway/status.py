@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 # Colours of the charger's display.
 _RED, _GREEN, _YELLOW, _VIOLET, _TEAL = 1, 2, 3, 5, 6
-_COLOURS = {State.NOT_CONNECTED: _GREEN, State.CONNECTED: _YELLOW, State.CHARGING: _TEAL, State.STARTING: 0}
+_COLOURS: dict[int, int] = {
+    State.NOT_CONNECTED: _GREEN,
+    State.CONNECTED: _YELLOW,
+    State.CHARGING: _TEAL,
+    State.STARTING: 0,
+}
 # An address to route to; nothing is sent there.
 _ELSEWHERE = ("192.0.2.1", 9)
 
 
 def colour(state: int, asleep: bool) -> int:
-    return _VIOLET if asleep else _COLOURS.get(State(state), _RED) if state in set(State) else _RED
+    return _VIOLET if asleep else _COLOURS.get(state, _RED)
 
 
 def power(gateway: Gateway) -> int:

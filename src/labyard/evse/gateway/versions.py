@@ -22,9 +22,6 @@ class Versions:
             0,
         )
 
-    def __getitem__(self, name: str) -> int:
-        return self._counts[name]
-
     def bump(self, name: str) -> None:
         self._counts[name] += 1
         self._publish({name: self._counts[name]})

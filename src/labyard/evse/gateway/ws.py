@@ -57,13 +57,22 @@ class Hub:
         self._queues.add(queue)
         sending = asyncio.create_task(self._send(socket, queue))
         try:
-            while True:
-                await self._take(await socket.receive_text(), socket, queue)
-        except (WebSocketDisconnect, KeyError, RuntimeError):
-            pass  # gone, or sent bytes, which nobody does here
+            while (text := await self._receive(socket)) is not None:
+                await self._take(text, socket, queue)
         finally:
             self._queues.discard(queue)
             sending.cancel()
+
+    @staticmethod
+    async def _receive(socket: WebSocket) -> str | None:
+        """The next text; None: the client is gone."""
+        try:
+            message = await socket.receive()
+        except RuntimeError:  # we have closed it
+            return None
+        if message["type"] == "websocket.disconnect":
+            return None
+        return message.get("text") or ""  # bytes say nothing here
 
     async def _take(self, text: str, socket: WebSocket, queue: asyncio.Queue[str | None]) -> None:
         try:

@@ -112,6 +112,12 @@ def test_a_wrong_method_is_405(emulator: EmulatorProcess, path: str) -> None:
         assert answer.headers["allow"] == ", ".join(ROUTES[path])
 
 
+def test_the_web_socket_takes_upgrades_only(emulator: EmulatorProcess) -> None:
+    for method, status in (("GET", 426), ("POST", 405)):
+        answer = emulator.http.request(method, "/ws")
+        assert (answer.status_code, set(answer.json())) == (status, {"error"})
+
+
 def test_web_pages_of_any_origin_may_use_it(emulator: EmulatorProcess) -> None:
     asked = {"origin": "http://elsewhere", "access-control-request-method": "POST"}
     answer = emulator.http.request("OPTIONS", "/api/ev/soc", headers=asked)

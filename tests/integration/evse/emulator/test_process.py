@@ -62,6 +62,13 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, flag: str, key: str) -> N
     )
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "host.invalid"])
+def test_an_address_of_another_machine_is_named(tmp_path: Path, host: str) -> None:
+    ended = run(tmp_path, "--web-host", host, "--web-port", str(free_port()))
+    assert ended.returncode == 2
+    assert ended.stderr == f"labyard-evse-emulator: web.host: {host} is no address of this machine\n"
+
+
 def test_a_wrong_environment_variable_is_only_a_warning(start: Start) -> None:
     rapi_port = free_port()
     emulator = start(env={"SERIAL_MODE": "tcp", "SERIAL_TCP_PORT": str(rapi_port), "LABYARD_TIME_SCALE": "fast"})

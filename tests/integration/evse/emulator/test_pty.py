@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import termios
 from pathlib import Path
@@ -86,6 +87,13 @@ def test_a_real_file_is_left_alone(start: Start, link: Path) -> None:
     assert link.read_text() == "mine"
 
 
+def test_a_link_that_cannot_be_made_is_told_of(start: Start, tmp_path: Path) -> None:
+    emulator = begin(start, tmp_path / ("n" * 300))
+    [told] = [json.loads(line) for line in emulator.log().splitlines() if "cannot make the link" in line]
+    with Rapi.pty(Path(told["pty"])) as gateway:
+        assert gateway.line() == GREETING
+
+
 def test_a_link_that_vanished_is_made_again(start: Start, link: Path) -> None:
     begin(start, link, "--serial-reconnect-backoff", "50")
     link.unlink()
@@ -107,6 +115,13 @@ def test_another_s_link_is_neither_fought_for_nor_removed(start: Start, link: Pa
     first = begin(start, link, "--serial-reconnect-backoff", "50")
     begin(start, link)
     wait_until(lambda: "another has taken the link" in first.log(), "it sees the other")
+    others = link.readlink()
+    first.post("/api/link/faults", rules=[{"kind": "disconnect", "direction": "tx"}])
+    [of_first] = {json.loads(line)["pty"] for line in first.log().splitlines() if '"RAPI is ready"' in line}
+    with Rapi.pty(Path(of_first)) as gateway, pytest.raises(EOFError):
+        gateway.line()
+    wait_until(lambda: first.log().count("RAPI is ready") == 2, "it has a new PTY")
+    assert link.readlink() == others
     first.stop()
     with Rapi.pty(link) as gateway:
         assert gateway.ask("GV") == "$OK 8.2.1 5.0.1"

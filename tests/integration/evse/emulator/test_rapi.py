@@ -58,6 +58,16 @@ def test_a_client_may_come_again_at_once(emulator: EmulatorProcess, connect: Con
         client.close()
 
 
+def test_reconnects_are_counted(emulator: EmulatorProcess, connect: Connect) -> None:
+    def metrics() -> list[str]:
+        return emulator.http.get("/metrics").text.splitlines()
+
+    assert "labyard_rapi_reconnects_total 0.0" in metrics()
+    for _ in range(3):
+        connect()
+    assert "labyard_rapi_reconnects_total 2.0" in metrics()
+
+
 def test_one_who_goes_in_mid_line_leaves_nothing_behind(emulator: EmulatorProcess, connect: Connect) -> None:
     connect().write(b"$F")
     client = connect()

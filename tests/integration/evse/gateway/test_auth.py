@@ -57,11 +57,14 @@ def test_basic_opens_all(locked: GatewayProcess) -> None:
 def test_a_session_opens_all_but_changes_only_from_the_app(locked: GatewayProcess) -> None:
     answer = log_in(locked)
     assert answer.json() == {"msg": "ok"}
+    answer_cookie = answer.cookies["oevse_session"]
     with httpx.Client(base_url=locked.url, cookies=answer.cookies) as http:
         assert http.get("/config").status_code == 200
         answer = http.post("/status", json={"voltage": 230})
         assert (answer.status_code, answer.json()) == (403, {"msg": "csrf"})
         assert http.post("/status", json={"voltage": 230}, headers=APP).status_code == 200
+    cookie = f'other={{"a": 1}}; oevse_session={answer_cookie}'
+    assert httpx.get(f"{locked.url}/config", headers={"Cookie": cookie}).status_code == 200
     assert httpx.get(f"{locked.url}/config", cookies={"oevse_session": "made.up.one"}).status_code == 401
 
 
@@ -75,6 +78,11 @@ def test_the_socket_is_gated_too(locked: GatewayProcess) -> None:
         assert "state" in socket.recv(5)
     with connect(f"ws://openevseadmin:s3cret@127.0.0.1:{locked.port}/ws") as socket:
         assert "state" in socket.recv(5)
+
+
+def test_a_password_that_is_no_text(locked: GatewayProcess) -> None:
+    answer = httpx.post(f"{locked.url}/login", content=rb'{"user": "\ud800", "pass": "\ud800"}')
+    assert answer.status_code == 401
 
 
 def test_too_many_failures_stop_guessing_but_not_who_knows(start_gateway: Start) -> None:

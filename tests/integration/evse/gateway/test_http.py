@@ -51,6 +51,9 @@ class TestCommon:
             ("GET", "/claims/x", 404),
             ("GET", "/claims/99", 404),
             ("GET", "/claims/99999999999", 404),
+            ("GET", f"/claims/{'9' * 5000}", 404),
+            ("GET", f"/schedule/{'9' * 5000}", 404),
+            ("GET", f"/logs/{'9' * 5000}", 404),
             ("GET", "/schedule/99", 404),
             ("GET", "/schedule/-1", 404),
             ("GET", "/logs/99", 404),
@@ -76,10 +79,11 @@ class TestCommon:
     def test_config_alone_refuses_without_a_word(self, lone: GatewayProcess) -> None:
         answer = lone.http.put("/config", json={})
         assert (answer.status_code, answer.content) == (405, b"")
+        assert lone.http.request("PROPFIND", "/config").content == b""
         assert lone.http.options("/config").status_code == 200
 
     @pytest.mark.parametrize("path", ["/status", "/config", "/override", "/claims/1", "/limit", "/schedule", "/time"])
-    @pytest.mark.parametrize("body", [b"", b"{", b"[" * 60000, b"\xff\xfe", b'"text"'])
+    @pytest.mark.parametrize("body", [b"", b"{", b"[" * 60000, b"\xff\xfe", b'"text"', b'{"a": NaN}', b'{"a": 1e999}'])
     def test_what_is_no_json_is_refused(self, lone: GatewayProcess, path: str, body: bytes) -> None:
         answer = lone.http.post(path, content=body)
         assert answer.status_code == 400
@@ -96,6 +100,25 @@ class TestCommon:
                 yield b"x" * 8192
 
         assert lone.http.post(path, content=chunks()).status_code == 413
+
+    def test_a_body_has_an_end_also_where_nobody_reads_it(self, lone: GatewayProcess) -> None:
+        for method, path in (("PATCH", "/override"), ("DELETE", "/limit"), ("POST", "/loadsharing/discover")):
+            assert lone.http.request(method, path, content=b"x" * 10_000_000).status_code == 413
+        assert lone.http.get("/override").json() == {}
+        assert lone.http.post("/config", content=b" " * 65534 + b"{}").status_code == 200
+
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_forms_have_an_end(self, lone: GatewayProcess, method: str) -> None:
+        fields = "&".join(f"a{number}=1" for number in range(100))
+        answer = lone.http.request(method, f"/r?{fields}" if method == "GET" else "/r", content=fields)
+        assert (answer.status_code, answer.json()) == (400, {"msg": "There must not be more than 64 form fields"})
+
+    def test_what_is_no_http_is_refused_in_json(self, lone: GatewayProcess) -> None:
+        with socket.create_connection(("127.0.0.1", lone.port)) as raw:
+            raw.sendall(b"NONSENSE / HTTP/1.1\r\n\r\n")
+            head, _, content = raw.makefile("rb").read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(content)["msg"]
 
     def test_nonsense_on_the_socket_does_no_harm(self, lone: GatewayProcess) -> None:
         for nonsense in (b"\0" * 100, b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", b"GET /status HTTP/1.1\r\nx"):
@@ -219,6 +242,24 @@ class TestControl:
         for client in range(100, 110):
             lone.http.delete(f"/claims/{client}")
 
+    def test_a_limit_always_finds_a_claim(self, lone: GatewayProcess) -> None:
+        lone.http.post("/config", json={"current_shaper_max_pwr": 2400})
+        lone.http.post("/status", json={"shaper_live_pwr": 0, "voltage": 240})
+        for client in range(100, 110):
+            lone.http.post(f"/claims/{client}", json={"max_current": 32})
+        lone.http.post("/shaper", content="shaper=1")
+        claims = lone.http.get("/claims").json()
+        assert len(claims) == 10
+        assert [claim["max_current"] for claim in claims if claim["client"] == 65548] == [10]
+        for method, content in (("POST", {"max_current": 32}), ("DELETE", {})):
+            answer = lone.http.request(method, "/claims/65548", json=content)
+            assert answer.status_code == 403
+            assert "65548" in answer.json()["msg"]
+        assert lone.http.get("/claims").json() == claims
+        lone.http.post("/shaper", content="shaper=0")
+        for client in range(100, 110):
+            lone.http.delete(f"/claims/{client}")
+
     def test_limit(self, lone: GatewayProcess) -> None:
         assert lone.http.get("/limit").json() == {}
         assert lone.http.delete("/limit").json() == {"msg": "no limit"}
@@ -227,8 +268,9 @@ class TestControl:
         assert lone.http.get("/limit").json() == {"type": "time", "value": 60, "auto_release": False}
         assert lone.status()["limit"] is True
         assert lone.http.delete("/limit").json() == {"msg": "done"}
-        answer = lone.http.post("/limit", json={"type": "time", "value": 0})
-        assert (answer.status_code, answer.json()) == (400, {"msg": "failed to parse JSON"})
+        for value in (0, 0.5, -1, "60", None, True):
+            answer = lone.http.post("/limit", json={"type": "time", "value": value})
+            assert (answer.status_code, answer.json()) == (400, {"msg": "failed to parse JSON"})
 
     @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json"])
     def test_forms_whatever_they_call_themselves(self, lone: GatewayProcess, content_type: str) -> None:
@@ -298,11 +340,20 @@ class TestRapi:
 
     @pytest.mark.parametrize(
         "headers",
-        [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://evil.example"}],
+        [
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Origin": "http://evil.example"},
+            {"Origin": "http://["},
+            {"Origin": "null"},
+        ],
     )
     @pytest.mark.parametrize("path", ["/r?json=1&rapi=$FS", "/restart", "/divertmode?divertmode=2", "/shaper?shaper=1"])
     def test_links_of_other_sites_do_nothing(self, lone: GatewayProcess, path: str, headers: dict[str, str]) -> None:
-        assert lone.http.get(path, headers=headers).status_code == 403
+        answer = lone.http.get(path, headers=headers)
+        assert answer.status_code == 403
+        assert answer.json()["msg"]
+        assert lone.http.head(path, headers=headers).status_code == 403
 
     def test_links_of_its_own_site_work(self, lone: GatewayProcess) -> None:
         headers = {"Sec-Fetch-Site": "same-origin", "Origin": lone.url}

@@ -102,6 +102,33 @@ def test_a_limit_ends_the_session(pair: Pair) -> None:
     assert pair.gateway.http.get("/claims").json() == []
 
 
+def test_a_fresh_pair_counts_its_configuration_from_one(pair: Pair) -> None:
+    assert pair.gateway.status()["config_version"] == 1
+    values = {"max_current_soft": 24, "scale": 210, "service": 1, "vent_check": False, "lang": "de"}
+    assert pair.gateway.http.post("/config", json=values).json() == {"config_version": 2, "msg": "done"}
+    assert {key: config(pair)[key] for key in values} == values
+    assert pair.rapi("$FF V 1")["ret"] == "$OK^20"  # somebody else's change is one, too
+    pair.wait(config_version=3)
+
+
+def test_limits_of_time_charge_and_range(pair: Pair) -> None:
+    http = pair.gateway.http
+    http.post("/config", json={"vehicle_data_src": 3})
+    pair.charge()
+    for limit, told in (
+        ({"type": "time", "value": 1}, {}),
+        ({"type": "soc", "value": 60}, {"battery_level": 60}),
+        ({"type": "range", "value": 200}, {"battery_range": 201}),
+    ):
+        assert http.post("/limit", json=limit).status_code == 201
+        assert http.post("/status", json=told).status_code == 200
+        pair.wait(state=254)
+        assert pair.gateway.status()["elapsed"] >= 60
+        assert http.get("/claims/target").json()["claims"] == {"state": 65542}
+        assert http.delete("/limit").json() == {"msg": "done"}
+        pair.wait(state=3)
+
+
 def test_settings_of_the_evse_are_written_before_the_answer(pair: Pair) -> None:
     answer = pair.gateway.http.post("/config", json={"max_current_soft": 24, "diode_check": False, "scale": 210})
     assert answer.json()["msg"] == "done"
@@ -188,8 +215,8 @@ def test_an_event_of_the_schedule_starts_and_limits(pair: Pair) -> None:
     days = ["monday"]
     start = {"id": 1, "state": "active", "time": "12:00:00", "days": days, "limit": "energy", "limit_value": 50000}
     http.post("/schedule", json=[start, {"id": 2, "state": "disabled", "time": "12:01:00", "days": days}])
-    pair.wait(state=254, limit=False)
-    pair.wait(state=1, limit=True)
+    plan = pair.wait(state=254, limit=False)["schedule_plan_version"]
+    pair.wait(state=1, limit=True, schedule_plan_version=plan + 1)
     assert http.get("/limit").json() == {"type": "energy", "value": 50000, "auto_release": True}
     pair.wait(state=254)
     assert http.get("/schedule/plan").json()["current_event"]["id"] == 2
@@ -267,7 +294,7 @@ def test_the_manners_of_the_public_image(make_pair: Callable[..., Pair]) -> None
     pair.wait(pilot=10)
     pair.until(lambda: pair.http.get("/api/evse/status").json()["current_capacity"] == 10)
     pair.gateway.http.post("/override", json={"state": "disabled"})
-    pair.wait(state=253, amp=0)
+    pair.wait(state=254, status="disabled", amp=0)
     pair.gateway.http.delete("/override")
     pair.wait(state=3, pilot=32)
     pair.do("errors/trigger", error="gfci")
@@ -292,3 +319,14 @@ def test_the_gateway_restarts_and_the_car_goes_on(pair: Pair) -> None:
     pair.until(pair.gateway.answers)
     pair.wait(state=3, evse_connected=1)
     assert pair.gateway.status()["total_switches"] == total == 1
+
+
+def test_a_limit_counts_on_after_a_restart(pair: Pair) -> None:
+    pair.gateway.http.post("/limit", json={"type": "energy", "value": 300})
+    pair.charge()
+    pair.until(lambda: pair.gateway.status()["session_energy"] > 150)
+    pair.gateway.http.post("/restart", json={"device": "gateway"})
+    pair.until(lambda: '"gateway restarts"' in pair.gateway.log.read_text())
+    pair.until(pair.gateway.answers)
+    pair.wait(state=254)
+    assert pair.http.get("/api/evse/status").json()["session_energy_wh"] < 400

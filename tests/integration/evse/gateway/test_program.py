@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from integration.evse.gateway.conftest import Start, free_port
+from integration.evse.gateway.conftest import GatewayProcess, Start, free_port
 
 
 def run(*words: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -132,6 +135,24 @@ def test_what_was_set_is_there_after_a_kill(start_gateway: Start) -> None:
     assert gateway.http.get("/limit").json() == {"type": "energy", "value": 5000, "auto_release": False}
     assert gateway.http.get("/override").json() == {}
     assert [claim["client"] for claim in gateway.http.get("/claims").json()] == [65540]
+
+
+def test_a_kill_leaves_whole_files_and_no_others(start_gateway: Start) -> None:
+    def write(gateway: GatewayProcess, number: int) -> None:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.post(f"{gateway.url}/config", json={"lang": f"{number}" * 50})
+
+    for _ in range(4):
+        gateway = start_gateway()
+        with ThreadPoolExecutor(4) as pool:
+            for number in range(60):
+                pool.submit(write, gateway, number)
+            time.sleep(0.1)  # somewhere in the middle
+            gateway.stop(signal.SIGKILL)
+        json.loads((gateway.directory / "config.json").read_text())
+    gateway = start_gateway()
+    gateway.http.post("/config", json={"lang": "de"})
+    assert [path.name for path in gateway.directory.iterdir() if path.name.startswith(".")] == []
 
 
 def test_spoilt_files_are_no_hindrance(start_gateway: Start, tmp_path: Path) -> None:

@@ -50,11 +50,23 @@ def test_tells_what_to_fetch_again(lone: GatewayProcess) -> None:
             assert receive(socket, "status")["manual_override"] in (0, 1)
 
 
+def test_tells_the_modes(lone: GatewayProcess) -> None:
+    with open_socket(lone) as socket:
+        lone.http.post("/divertmode", content="divertmode=2")
+        lone.http.post("/divertmode", content="divertmode=1")
+        lone.http.post("/shaper", content="shaper=0")
+        receive(socket, "state")  # the whole status
+        assert receive(socket, "divertmode") == {"divertmode": 2, "divert_active": True}
+        assert receive(socket, "divertmode") == {"divertmode": 1, "divert_active": False}
+        assert receive(socket, "shaper") == {"shaper": 0}
+
+
 def test_nonsense_is_no_end(lone: GatewayProcess) -> None:
     with open_socket(lone) as socket:
         socket.recv(5)
         for nonsense in ("", "{", "[]", "5", "[" * 50000, '{"nothing": 1}'):
             socket.send(nonsense)
+        socket.send(b'{"ping":1}')
         socket.send('{"ping":1}')
         assert socket.recv(5) == '{"pong": 1}'
 

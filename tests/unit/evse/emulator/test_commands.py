@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from labyard.evse import rapi
 from labyard.evse.codes import Control, ErrorFlag, State, Vflag
-from labyard.evse.emulator.commands import COMMANDS, MAX_LINE, describe, execute
+from labyard.evse.emulator.command_table import MAX_LINE
+from labyard.evse.emulator.commands import COMMANDS
 from labyard.evse.emulator.controller import Booted, Changed, Evse, Pressed
 from labyard.evse.emulator.ev import Car
 from labyard.evse.emulator.profile import PROFILES
@@ -23,7 +24,7 @@ class Charger:
         self.now = 0.0
 
     def ask(self, line: str) -> str:
-        words = execute(self.evse, self.now, rapi.decode(b"$" + line.encode("latin-1")).tokens, self.profile.commands)
+        words = self.profile.commands.execute(self.evse, self.now, rapi.decode(b"$" + line.encode("latin-1")).tokens)
         return " ".join(map(str, words))
 
     def announced(self) -> list[str]:
@@ -214,14 +215,14 @@ def test_older_protocols_report_the_state_in_decimal() -> None:
 
 def test_fault_counts_are_hexadecimal() -> None:
     charger = Charger()
-    charger.evse.counts[ErrorFlag.GFCI] = 26
+    charger.evse.protection.counts[ErrorFlag.GFCI] = 26
     assert charger.ask("GF") == "OK 1A 0 0"
 
 
 def test_in_a_fault() -> None:
     charger = Charger()
     with charger.evse.at(0):
-        charger.evse.trip(ErrorFlag.GFCI)
+        charger.evse.protection.trip(ErrorFlag.GFCI)
     assert (charger.ask("FE"), charger.ask("SB"), charger.ask("FS")) == ("NK", "OK 1", "OK")
     assert charger.ask("GS") == "OK 06 0 01 0080"
 
@@ -266,15 +267,16 @@ def test_text_keeps_its_spaces() -> None:
 
 
 def test_asynchronous_lines() -> None:
+    describe = PROFILES["real"].describe
     assert describe(Booted(0), "8.2.1") == ["AB", "00", "8.2.1"]
     changed = Changed(State.CHARGING, 3, 16, Vflag.CAR_CONNECTED | Vflag.RELAY_CLOSED)
     assert rapi.encode(*describe(changed, "")) == b"$AT 03 03 16 0140^33\r"
-    assert describe(Pressed(True), "") == ["AN", 1]
+    assert describe(Pressed(), "") == ["AN", 0]
 
 
 def test_the_legacy_profile_has_the_public_image_s_manners() -> None:
     charger = Charger("legacy").charge()
-    charger.evse.counts[ErrorFlag.GFCI] = 26
+    charger.evse.protection.counts[ErrorFlag.GFCI] = 26
     assert charger.ask("SC 16 V") == "OK"
     assert charger.ask("SC 99 V") == "OK"
     assert charger.ask("SC x") == "NK"
@@ -287,7 +289,7 @@ def test_the_legacy_profile_has_the_public_image_s_manners() -> None:
     assert charger.ask("GS") == "OK FD 1 02 0100"
     charger.announced()
     with charger.evse.at(charger.now):
-        charger.evse.trip(ErrorFlag.DIODE)
+        charger.evse.protection.trip(ErrorFlag.DIODE)
     assert charger.ask("GE") == "OK 32 8"
     assert charger.announced() == ["AT FE 02 32 0100"]
     assert charger.ask("GV") == "OK 8.2.1 5.0.1"

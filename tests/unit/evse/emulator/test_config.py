@@ -140,6 +140,7 @@ def test_a_bad_environment_variable_is_ignored_and_named() -> None:
         ({"evse": {"service_level": True}}, "evse.service_level"),
         ({"ev": {"battery_capacity_kwh": "big"}}, "ev.battery_capacity_kwh"),
         ({"ev": {"max_charge_rate_kw": True}}, "ev.max_charge_rate_kw"),
+        ({"ev": {"max_charge_rate_kw": 10**400}}, "ev.max_charge_rate_kw"),
         ({"simulation": {"time_scale": 500}}, "simulation.time_scale: must be a number from 1 to 120"),
     ],
 )
@@ -150,9 +151,10 @@ def test_a_wrong_file_names_the_key(content: object, message: str) -> None:
 
 
 def test_a_file_that_is_no_json_or_not_there() -> None:
-    Path("config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match="is not JSON"):
-        read()
+    for text in ("{", "[" * 100_000):
+        Path("config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match="is not JSON"):
+            read()
     with pytest.raises(ConfigError, match=r"--config nowhere\.json: cannot be read"):
         read("--config", "nowhere.json")
 

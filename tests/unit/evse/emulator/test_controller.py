@@ -43,14 +43,14 @@ def test_a_charge_from_plug_to_plug() -> None:
     evse.tick(3)
     assert evse.current == pytest.approx(30)
     evse.tick(3603)
-    assert evse.session_ws == pytest.approx(7200 * 3600)
+    assert evse.session.watt_seconds == pytest.approx(7200 * 3600)
     assert evse.total_wh == pytest.approx(7200)
-    assert evse.session_seconds == 3601
+    assert evse.session.seconds == 3601
     assert evse.car.soc == pytest.approx(50 + 7.2 / 75 * 100)
     assert after(evse, 3603, evse.car.stop) == [Changed(State.CONNECTED, 2, 32, Vflag.CAR_CONNECTED)]
     assert evse.current == 0
-    assert after(evse, 3604, evse.car.disconnect) == [Changed(State.NOT_CONNECTED, 1, 32, Vflag(0))]
-    assert (evse.session_ws, evse.session_seconds) == (0, 0)
+    assert after(evse, 3604, evse.disconnect) == [Changed(State.NOT_CONNECTED, 1, 32, Vflag(0))]
+    assert (evse.session.watt_seconds, evse.session.seconds) == (0, 0)
     assert evse.total_wh == pytest.approx(7200)
 
 
@@ -62,7 +62,7 @@ def test_at_rest_the_relay_is_open_and_a_car_is_still_seen(how: str, state: Stat
     energy = evse.total_wh
     evse.tick(1000)
     assert evse.total_wh == energy
-    assert after(evse, 1001, evse.car.disconnect) == [Changed(state, 1, 32, Vflag(0))]
+    assert after(evse, 1001, evse.disconnect) == [Changed(state, 1, 32, Vflag(0))]
     assert after(evse, 1002, evse.car.connect) == [Changed(state, 2, 32, Vflag.CAR_CONNECTED)]
     evse.car.request()
     [event] = after(evse, 1003, evse.enable)
@@ -84,12 +84,12 @@ def test_a_fault_opens_the_relay_at_once_and_keeps_it_from_being_enabled(
     flag: ErrorFlag, state: State, shown: Vflag
 ) -> None:
     evse = charging()
-    assert after(evse, 2, lambda: evse.trip(flag)) == [Changed(state, 2, 32, Vflag.CAR_CONNECTED | shown)]
+    assert after(evse, 2, lambda: evse.protection.trip(flag)) == [Changed(state, 2, 32, Vflag.CAR_CONNECTED | shown)]
     assert evse.current == 0
     with evse.at(3):
         assert not evse.enable()
     assert evse.state is state
-    [event] = after(evse, 4, evse.clear_faults)
+    [event] = after(evse, 4, evse.protection.clear)
     assert isinstance(event, Changed) and event.state is State.CHARGING
 
 
@@ -104,7 +104,7 @@ def test_several_faults_have_an_order() -> None:
         ErrorFlag.SELF_TEST,
         ErrorFlag.OVER_TEMPERATURE,
     ):
-        after(evse, 1, lambda flag=flag: evse.trip(flag))  # type: ignore[misc]
+        after(evse, 1, lambda flag=flag: evse.protection.trip(flag))  # type: ignore[misc]
         seen.append(evse.state)
     assert seen == [5, 6, 7, 8, 9, 10]
 
@@ -112,58 +112,86 @@ def test_several_faults_have_an_order() -> None:
 def test_faults_are_counted_once_each_time_they_come() -> None:
     evse = make()
     for _ in range(2):
-        after(evse, 1, lambda: evse.trip(ErrorFlag.GFCI))
-    assert evse.counts[ErrorFlag.GFCI] == 1
-    after(evse, 1, evse.clear_faults)
-    after(evse, 1, lambda: evse.trip(ErrorFlag.GFCI))
-    assert evse.counts[ErrorFlag.GFCI] == 2
+        after(evse, 1, lambda: evse.protection.trip(ErrorFlag.GFCI))
+    assert evse.protection.counts[ErrorFlag.GFCI] == 1
+    after(evse, 1, evse.protection.clear)
+    after(evse, 1, lambda: evse.protection.trip(ErrorFlag.GFCI))
+    assert evse.protection.counts[ErrorFlag.GFCI] == 2
 
 
 def test_a_check_that_is_off_finds_nothing() -> None:
     evse = make(self_test=False)
-    assert after(evse, 1, lambda: evse.trip(ErrorFlag.SELF_TEST)) == []
-    evse.switch_check(Control.GFI_TEST_OFF, on=True)
+    assert after(evse, 1, lambda: evse.protection.trip(ErrorFlag.SELF_TEST)) == []
+    evse.protection.switch_check(Control.GFI_TEST_OFF, on=True)
     assert evse.state is State.SELF_TEST
 
 
 def test_disconnecting_clears_faults_also_while_at_rest() -> None:
     evse = charging()
     after(evse, 2, evse.sleep)
-    after(evse, 2, lambda: evse.trip(ErrorFlag.DIODE))
+    after(evse, 2, lambda: evse.protection.trip(ErrorFlag.DIODE))
     assert evse.state is State.DIODE
-    after(evse, 3, evse.car.disconnect)
-    assert (evse.state, evse.faults) == (State.SLEEPING, 0)
+    after(evse, 3, evse.disconnect)
+    assert (evse.state, evse.protection.faults) == (State.SLEEPING, 0)
+
+
+def test_disconnecting_clears_faults_also_when_no_car_was_there() -> None:
+    evse = make()
+    after(evse, 1, lambda: evse.protection.trip(ErrorFlag.GFCI))
+    [event] = after(evse, 2, evse.disconnect)
+    assert isinstance(event, Changed) and event.state is State.NOT_CONNECTED
 
 
 def test_a_lower_pilot_is_followed_within_one_tick() -> None:
     evse = charging()
     with evse.at(1.2):
-        assert evse.set_pilot(10) == 10
+        evse.pilot.set(10)
     evse.tick(2.0)
     assert evse.current == pytest.approx(10)
 
 
 def test_the_limits_of_the_pilot() -> None:
-    evse = make(current=32)
-    assert (evse.set_pilot(4), evse.set_pilot(40), evse.set_pilot(16)) == (6, 32, 16)
-    assert (evse.set_stored_max(100), evse.stored_max) == (80, 80)
-    assert evse.set_hardware_max(40) and not evse.set_hardware_max(50)
-    assert (evse.capacity, evse.stored_max, evse.hardware_max) == (40, 40, 40)
-    assert evse.set_stored_max(60) == 40
+    pilot = make(current=32).pilot
+    for amps, offered in ((4, 6), (40, 32), (16, 16)):
+        pilot.set(amps)
+        assert pilot.amps == offered
+    pilot.set_stored_max(100)
+    assert (pilot.amps, pilot.stored_max) == (80, 80)
+    assert not pilot.set_hardware_max(81)
+    assert pilot.set_hardware_max(40) and not pilot.set_hardware_max(50)
+    assert (pilot.amps, pilot.stored_max, pilot.hardware_max) == (40, 40, 40)
+    pilot.set_stored_max(60)
+    assert pilot.amps == 40
 
 
 def test_a_missed_heartbeat_limits_the_pilot_until_it_is_acknowledged() -> None:
     evse = charging()
     evse.heartbeat.set(5, 6, 10)
     evse.tick(15)
-    assert evse.capacity == 32
+    assert evse.pilot.amps == 32
     evse.tick(15.5)
-    assert (evse.capacity, evse.current, evse.heartbeat.trigger) == (6, 6, 2)
+    assert (evse.pilot.amps, evse.current, evse.heartbeat.trigger) == (6, 6, 2)
     assert evse.events[-1].amps == 6  # type: ignore[union-attr]
     assert not evse.heartbeat.pulse(16)
     evse.heartbeat.acknowledge(17)
-    assert (evse.capacity, evse.heartbeat.trigger) == (32, 1)
+    assert (evse.pilot.amps, evse.heartbeat.trigger) == (32, 1)
     assert evse.heartbeat.pulse(18)
+
+
+def test_a_missed_heartbeat_is_seen_without_a_tick() -> None:
+    evse = charging()
+    evse.heartbeat.set(5, 6, 10)
+    [event] = after(evse, 15.5, lambda: None)
+    assert isinstance(event, Changed) and event.amps == 6
+
+
+def test_a_heartbeat_that_is_switched_off_limits_no_more() -> None:
+    evse = charging()
+    evse.heartbeat.set(5, 6, 10)
+    evse.tick(16)
+    evse.heartbeat.set(0, 0, 17)
+    evse.tick(18)
+    assert (evse.pilot.amps, evse.state) == (32, State.CHARGING)
 
 
 def test_a_heartbeat_limit_of_0_stops_the_charge() -> None:
@@ -175,15 +203,15 @@ def test_a_heartbeat_limit_of_0_stops_the_charge() -> None:
 
 def test_limits_put_it_to_sleep_until_the_car_is_gone() -> None:
     evse = charging()
-    evse.time_limit = 1
+    evse.session.time_limit = 1
     evse.tick(901)
     assert evse.state is State.SLEEPING
     assert evse.flags == Vflag.CAR_CONNECTED | Vflag.LIMIT_SLEEP | Vflag.TIME_LIMIT
-    after(evse, 902, evse.car.disconnect)
-    assert (evse.state, evse.flags, evse.time_limit) == (State.NOT_CONNECTED, 0, 0)
+    after(evse, 902, evse.disconnect)
+    assert (evse.state, evse.flags, evse.session.time_limit) == (State.NOT_CONNECTED, 0, 0)
 
     evse = charging()
-    evse.charge_limit_kwh = 1
+    evse.session.charge_limit_kwh = 1
     evse.tick(400)
     assert evse.state is State.CHARGING
     evse.tick(600)
@@ -236,10 +264,10 @@ def test_what_it_is_made_for_does_not_overheat_it(warms: bool, amps: float) -> N
 def test_a_reboot() -> None:
     evse = charging()
     with evse.at(2):
-        evse.set_pilot(10)
+        evse.pilot.set(10)
         evse.disable()
-        evse.trip(ErrorFlag.GFCI)
-        evse.trip(ErrorFlag.NO_GROUND)
+        evse.protection.trip(ErrorFlag.GFCI)
+        evse.protection.trip(ErrorFlag.NO_GROUND)
     evse.events.clear()
     assert after(evse, 3, evse.power_off) == []
     assert (evse.state, evse.relay_closed) == (State.STARTING, False)
@@ -250,7 +278,7 @@ def test_a_reboot() -> None:
         Changed(State.STARTING, 2, 32, flags),
         Changed(State.NO_GROUND, 2, 32, flags),
     ]
-    assert evse.session_seconds == 0
+    assert evse.session.seconds == 0
 
 
 def test_the_boot_lock() -> None:
@@ -259,16 +287,16 @@ def test_the_boot_lock() -> None:
     after(evse, 2, evse.power_off)
     after(evse, 3, evse.power_on)
     assert (evse.state, evse.flags) == (State.CONNECTED, Vflag.BOOT_LOCK | Vflag.CAR_CONNECTED)
-    after(evse, 4, lambda: evse.trip(ErrorFlag.GFCI))
+    after(evse, 4, lambda: evse.protection.trip(ErrorFlag.GFCI))
     assert not evse.unlock()
-    after(evse, 5, evse.clear_faults)
+    after(evse, 5, evse.protection.clear)
     after(evse, 6, evse.unlock)
     assert evse.state is State.CHARGING
 
 
 def test_the_button() -> None:
     evse = make()
-    assert after(evse, 1, evse.press) == [Pressed(False)]
+    assert after(evse, 1, evse.press) == [Pressed()]
 
 
 class Life(RuleBasedStateMachine):
@@ -285,23 +313,27 @@ class Life(RuleBasedStateMachine):
         with self.evse.at(self.now):
             change()
 
-    @rule(name=st.sampled_from(["connect", "disconnect", "request", "stop"]))
+    @rule(name=st.sampled_from(["connect", "request", "stop"]))
     def the_car(self, name: str) -> None:
         self.do(getattr(self.evse.car, name))
 
     @rule(
-        name=st.sampled_from(["enable", "sleep", "disable", "clear_faults", "unlock", "press", "power_off", "power_on"])
+        name=st.sampled_from(["enable", "sleep", "disable", "disconnect", "unlock", "press", "power_off", "power_on"])
     )
     def the_charger(self, name: str) -> None:
         self.do(getattr(self.evse, name))
 
+    @rule()
+    def clear(self) -> None:
+        self.do(self.evse.protection.clear)
+
     @rule(flag=st.sampled_from(list(ErrorFlag)))
     def trip(self, flag: ErrorFlag) -> None:
-        self.do(lambda: self.evse.trip(flag))
+        self.do(lambda: self.evse.protection.trip(flag))
 
     @rule(amps=st.integers(0, 100))
     def pilot(self, amps: int) -> None:
-        self.do(lambda: self.evse.set_pilot(amps))
+        self.do(lambda: self.evse.pilot.set(amps))
 
     @rule(seconds=st.floats(0, 5000))
     def time_passes(self, seconds: float) -> None:
@@ -314,7 +346,7 @@ class Life(RuleBasedStateMachine):
         assert evse.relay_closed == (evse.state is State.CHARGING)
         assert evse.relay_closed == (Vflag.RELAY_CLOSED in evse.flags)
         assert evse.relay_closed or evse.current == 0
-        assert 6 <= evse.capacity <= evse.stored_max <= evse.hardware_max
+        assert 6 <= evse.pilot.amps <= evse.pilot.stored_max <= evse.pilot.hardware_max
         assert evse.total_wh >= self.energy
         self.energy = evse.total_wh
 

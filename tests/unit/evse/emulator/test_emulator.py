@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from labyard.evse.clock import Clock, settle
 from labyard.evse.codes import ErrorFlag, State
 from labyard.evse.emulator.config import Values, build
 from labyard.evse.emulator.emulator import Emulator
-from labyard.evse.emulator.faults import parse
 from labyard.evse.emulator.line import End
+from labyard.evse.emulator.link_faults import parse
 from labyard.evse.rapi import Checksum, decode, encode
 
 
@@ -147,6 +148,15 @@ async def test_a_reboot_in_mid_command(emulator: Emulator) -> None:
     assert client.ask("S\r$GV") == ["$OK 8.2.1 5.0.1"], "the half line before the boot is gone"
 
 
+async def test_a_boot_that_fails_is_told_of(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator.evse, "power_on", lambda: 1 / 0)
+    emulator.reboot()
+    with capture_logs() as logs:
+        await settle()
+        await emulator.clock.advance(1)
+    assert [entry["event"] for entry in logs] == ["the boot failed"]
+
+
 async def test_a_fault_is_announced_at_once(emulator: Emulator) -> None:
     client = Client(emulator)
     seen: list[tuple[str, dict[str, Any]]] = []
@@ -256,8 +266,11 @@ async def test_disconnect_and_reboot(emulator: Emulator) -> None:
     rules(emulator, {"kind": "disconnect", "match": "GV"}, {"kind": "reboot", "direction": "rx", "match": "SC"})
     one.ask("$GV")
     assert (one.hung_up, two.hung_up) == (True, False)
+    three = Client(emulator)
+    three.ask("$GV\r$FS")
+    assert three.hung_up and emulator.evse.state is State.NOT_CONNECTED, "what follows is lost"
     assert two.ask("$SC 10") == []
-    assert emulator.evse.stored_max == 32 and not emulator.evse.on
+    assert emulator.evse.pilot.stored_max == 32 and not emulator.evse.on
     await settle()
     await emulator.clock.advance(1)
     assert two.lines() == ["$AB 00 8.2.1", "$AT 00 01 32 0000", "$AT 01 01 32 0000"]

@@ -64,8 +64,18 @@ async def test_a_rebooted_evse_is_asked_again_and_told_again(rig: Rig) -> None:
     await rig.ready()
     rig.peer.answers["GC"] = "OK 6 80 32 32"
     rig.peer.say("AB 00 8.2.1")
-    await rig.until(lambda: "SC 10 V" in rig.peer.heard)
-    assert rig.peer.heard[:7] == BOOT
+    await rig.until(lambda: rig.peer.heard.count("SC 10 V") == 2)
+    assert rig.peer.heard[:8] == ["GV", "SC 10 V", *BOOT[1:]]
+
+
+async def test_a_rebooted_evse_that_may_not_charge_is_told_first(rig: Rig) -> None:
+    rig.sleeps()
+    rig.claims.set(1, Priority.API, Properties(state="disabled"))
+    await rig.ready()
+    rig.peer.answers["GS"] = "OK 03 0 03 0140"
+    rig.peer.say("AB 00 8.2.1")
+    await rig.until(lambda: "GI" in rig.peer.heard)
+    assert rig.peer.heard[:3] == ["GV", "FS", "GF"]
 
 
 async def test_three_timeouts_and_it_begins_anew(rig: Rig) -> None:
@@ -174,11 +184,11 @@ async def test_disabled_is_asleep(rig: Rig, uses_disabled: bool, command: str, s
 
 
 async def test_a_sleep_without_an_event_is_found_out(rig: Rig) -> None:
-    """The public image: no $AT after $FS, and 253 for asleep."""
+    """The public image: no $AT after $FS, and 253 for asleep, which we show as 254."""
     await rig.ready()
     rig.peer.answers |= {"FS": "OK", "GS": "OK FD 0 01 0000"}
     rig.claims.set(1, Priority.API, Properties("disabled"))
-    await rig.until(lambda: rig.evse.state == 253)
+    await rig.until(lambda: rig.evse.state == 254)
     assert rig.evse.asleep
     await rig.pass_seconds(2)
     assert rig.peer.heard == ["FS", "GS"]
@@ -305,6 +315,37 @@ async def test_a_setting_waits_until_the_evse_is_there(rig: Rig) -> None:
     assert rig.manager.rapi.results[rapi_client.Result.OK] > 8
     with pytest.raises(BadOption, match="max_current_soft must be 6 to 80"):
         rig.options.update({"max_current_soft": 5})
+
+
+async def test_a_setting_that_was_not_answered_is_written_again(rig: Rig) -> None:
+    await rig.ready()
+    rig.peer.answers["SC"] = None
+    rig.options.update({"max_current_soft": 24, "vent_check": False})
+    rig.peer.answers["FF"] = "OK"
+    await rig.manager.flush()
+    assert rig.peer.heard[:2] == ["SC 24", "FF V 0"]
+    assert rig.options["max_current_soft"] == 24
+    rig.peer.answers |= {"SC": "OK 24", "GC": "OK 6 80 24 24", "GE": "OK 32 0005"}
+    rig.peer.heard.clear()
+    await rig.pass_seconds(1)
+    assert "SC 24" in rig.peer.heard
+    assert "FF V 0" not in rig.peer.heard
+    assert rig.options["max_current_soft"] == rig.evse.configured_max == 24
+    rig.peer.heard.clear()
+    await rig.pass_seconds(1)
+    assert rig.peer.heard == []
+
+
+async def test_a_setting_that_could_not_be_read_back_does_not_go_back(rig: Rig) -> None:
+    await rig.ready()
+    rig.peer.answers |= {"FF": "OK", "GE": None}
+    rig.options.update({"vent_check": False})
+    await rig.manager.flush()
+    assert rig.options["vent_check"] is False
+    rig.peer.answers["GE"] = "OK 32 0005"
+    await rig.pass_seconds(1)
+    assert rig.options["vent_check"] is False
+    assert rig.evse.ecf == 5
 
 
 async def test_heartbeat_is_off_unless_it_is_wanted(rig: Rig) -> None:

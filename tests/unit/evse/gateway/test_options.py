@@ -12,7 +12,9 @@ from labyard.evse.gateway.storage import Storage
 
 @pytest.fixture
 def options(tmp_path: Path) -> Options:
-    return Options(Storage(tmp_path), {"hostname": "openevse-1234"})
+    made = Options(Storage(tmp_path))
+    made.default("hostname", "openevse-1234")
+    return made
 
 
 def test_a_change_raises_the_version_by_one(options: Options) -> None:

@@ -116,8 +116,11 @@ class TestOverride:
 class TestEnergy:
     def test_counts_by_day_week_month_and_year(self) -> None:
         meter = EnergyMeter()
-        meter.add(3600, 7200, date(2026, 12, 31))  # Thursday
-        meter.add(1800, 7200, date(2027, 1, 1))  # same week
+        meter.turn(date(2026, 12, 31))  # Thursday
+        meter.add(3600, 7200)
+        meter.turn(date(2027, 1, 1))  # same week
+        assert meter.periods["day"] == 0.0
+        meter.add(1800, 7200)
         assert meter.session == pytest.approx(10800)
         assert meter.total == pytest.approx(10.8)
         assert meter.periods == pytest.approx({"day": 3.6, "week": 10.8, "month": 3.6, "year": 3.6})
@@ -126,9 +129,11 @@ class TestEnergy:
 
     def test_outlives_a_restart(self) -> None:
         meter, again = EnergyMeter(), EnergyMeter()
-        meter.add(3600, 1000, date(2026, 1, 1))
+        meter.turn(date(2026, 1, 1))
+        meter.add(3600, 1000)
         again.restore(meter.as_json())
-        again.add(3600, 1000, date(2026, 1, 1))
+        again.turn(date(2026, 1, 1))
+        again.add(3600, 1000)
         assert again.periods["day"] == pytest.approx(2.0)
         for spoilt in ({}, [], 5, {"total": "x"}):
             with pytest.raises(ValueError):

@@ -71,6 +71,7 @@ def create_app(emulator: Emulator) -> ASGIApp:
         routes=[
             *(Route(path, _endpoint(emulator, handlers)) for path, handlers in (ROUTES | _ASSETS).items()),
             WebSocketRoute("/ws", socket),
+            Route("/ws", _endpoint(emulator, {"GET": web_socket.refuse})),
         ],
         exception_handlers={HTTPException: _http_error, BadRequest: _bad_request, Exception: _internal_error},
     )

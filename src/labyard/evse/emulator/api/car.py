@@ -20,7 +20,7 @@ def connect(emulator: Emulator) -> None:
 
 def disconnect(emulator: Emulator) -> None:
     with emulator.change():
-        emulator.car.disconnect()
+        emulator.evse.disconnect()
 
 
 def request_charge(emulator: Emulator) -> None:

@@ -51,12 +51,12 @@ def reset(emulator: Emulator) -> None:
 
 def set_current(emulator: Emulator, given: Body) -> None:
     amps = int(body.number(given, "amps", MIN_AMPS, MAX_AMPS))  # the pilot has no fractions
-    evse = emulator.evse
-    if amps > evse.hardware_max:
-        raise BadRequest(f"amps must be at most {evse.hardware_max}, the hardware's maximum")
+    pilot = emulator.evse.pilot
+    if amps > pilot.hardware_max:
+        raise BadRequest(f"amps must be at most {pilot.hardware_max}, the hardware's maximum")
     with emulator.change():
-        evse.stored_max = max(evse.stored_max, amps)
-        evse.set_pilot(amps)
+        pilot.stored_max = max(pilot.stored_max, amps)
+        pilot.set(amps)
 
 
 def set_service_level(emulator: Emulator, given: Body) -> None:
@@ -92,16 +92,16 @@ def trigger_error(emulator: Emulator, given: Body) -> None:
 
 def clear_errors(emulator: Emulator) -> None:
     with emulator.change():
-        emulator.evse.clear_faults()
+        emulator.evse.protection.clear()
 
 
 def get_errors(emulator: Emulator) -> Any:
-    counts = emulator.evse.counts
+    protection = emulator.evse.protection
     return {
-        "error_flags": int(emulator.evse.faults),
+        "error_flags": int(protection.faults),
         "error_counts": {
-            "gfci": counts[ErrorFlag.GFCI],
-            "no_ground": counts[ErrorFlag.NO_GROUND],
-            "stuck_relay": counts[ErrorFlag.STUCK_RELAY],
+            "gfci": protection.counts[ErrorFlag.GFCI],
+            "no_ground": protection.counts[ErrorFlag.NO_GROUND],
+            "stuck_relay": protection.counts[ErrorFlag.STUCK_RELAY],
         },
     }

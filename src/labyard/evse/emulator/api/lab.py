@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from labyard.evse.clock import MAX_SCALE
-from labyard.evse.emulator import faults
+from labyard.evse.emulator import link_faults
 from labyard.evse.emulator.api import body
 from labyard.evse.emulator.api.body import BadRequest, Body
 from labyard.evse.emulator.emulator import Emulator
@@ -20,7 +20,7 @@ def get_faults(emulator: Emulator) -> Any:
 
 def set_faults(emulator: Emulator, given: Body) -> None:
     try:
-        plan = faults.parse(given)
+        plan = link_faults.parse(given)
     except ValueError as error:
         raise BadRequest(str(error)) from None
     emulator.line.set_faults(plan)
@@ -28,7 +28,7 @@ def set_faults(emulator: Emulator, given: Body) -> None:
 
 def clear_faults(emulator: Emulator) -> None:
     """The log stays, to be read."""
-    emulator.line.faults = faults.FaultPlan()
+    emulator.line.faults = link_faults.FaultPlan()
 
 
 def get_log(emulator: Emulator) -> Any:

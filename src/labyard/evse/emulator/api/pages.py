@@ -34,7 +34,7 @@ def index(emulator: Emulator) -> Response:
             protocol=escape(evse.protocol),
             state=evse.state.name.lower(),
             amps=evse.current,
-            capacity=evse.capacity,
+            capacity=evse.pilot.amps,
         )
     )
 

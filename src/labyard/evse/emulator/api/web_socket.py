@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from labyard.evse.emulator import status
@@ -15,6 +16,11 @@ _MOST_CLIENTS = 64
 _MOST_WAITING = 100  # frames for a client that does not read; then it is dropped
 _TRY_AGAIN_LATER = 1013
 _SHORTEST_PAUSE = 0.2  # s between status updates: time may run fast
+
+
+def refuse(_: Emulator) -> None:
+    """Who asks without an upgrade."""
+    raise HTTPException(426, "/ws is a web socket", headers={"Upgrade": "websocket"})
 
 
 async def serve(socket: WebSocket, emulator: Emulator) -> None:
@@ -42,13 +48,14 @@ async def serve(socket: WebSocket, emulator: Emulator) -> None:
 
     emulator.listeners.add(listen)
     listen("status_update", status.both(emulator.evse))
-    sender = asyncio.create_task(_send(socket, waiting))
     try:
-        while (await socket.receive())["type"] != "websocket.disconnect":
-            pass
+        async with asyncio.TaskGroup() as group:
+            sender = group.create_task(_send(socket, waiting))
+            while (await socket.receive())["type"] != "websocket.disconnect":
+                pass
+            sender.cancel()
     finally:
         emulator.listeners.discard(listen)
-        sender.cancel()
 
 
 async def _send(socket: WebSocket, waiting: asyncio.Queue[dict[str, Any] | None]) -> None:

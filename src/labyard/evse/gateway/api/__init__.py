@@ -35,8 +35,7 @@ def build(gateway: Gateway) -> ASGIApp:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    texts = {404: "Not found", 405: "Method not allowed"}
-    return message(texts.get(error.status_code, error.detail), error.status_code)
+    return message("Not found" if error.status_code == 404 else error.detail, error.status_code)
 
 
 async def _error(_: Request, __: Exception) -> Response:

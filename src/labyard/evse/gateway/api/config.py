@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from labyard.evse.gateway import identity
-from labyard.evse.gateway.api.http import ApiError, json_object, reply, route
+from labyard.evse.gateway.api.http import NO_CACHE, ApiError, json_object, reply, route
 from labyard.evse.gateway.options import BadOption
 
 if TYPE_CHECKING:
@@ -56,6 +56,5 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def options(_: Request) -> Response:
         return Response(headers={"Allow": "GET, POST, OPTIONS"})
 
-    return [
-        route("/config", {"GET": read, "POST": write, "OPTIONS": options}, wrong_method=Response(status_code=405)),
-    ]
+    wrong_method = Response(status_code=405, headers=NO_CACHE)
+    return [route("/config", {"GET": read, "POST": write, "OPTIONS": options}, wrong_method)]

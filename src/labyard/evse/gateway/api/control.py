@@ -14,12 +14,13 @@ from labyard.evse.gateway.api.http import (
     json_object,
     message,
     parameters,
+    path_number,
     refuse_foreign,
     reply,
     route,
     text_reply,
 )
-from labyard.evse.gateway.claims import MAX_CLAIMS, Priority, Properties
+from labyard.evse.gateway.claims import MAX_CLAIMS, Client, Priority, Properties
 from labyard.evse.gateway.limit import parse as parse_limit
 from labyard.evse.gateway.override import parse as parse_properties
 
@@ -66,10 +67,7 @@ def claim_routes(gateway: Gateway) -> list[BaseRoute]:
         return reply({"properties": found.properties.as_json(), "claims": found.winners})
 
     def client_id(request: Request) -> int:
-        text = request.path_params["client"]
-        if not (text.isascii() and text.isdecimal() and int(text) < 2**32):
-            raise ApiError(404, "Not found")
-        return int(text)
+        return path_number(request, "client", 2**32)
 
     async def read(request: Request) -> Response:
         claim = claims.get(client_id(request))
@@ -77,8 +75,15 @@ def claim_routes(gateway: Gateway) -> list[BaseRoute]:
             raise ApiError(404, "Not found")
         return reply(claim.as_json())
 
-    async def place(request: Request) -> Response:
+    def foreign_id(request: Request) -> int:
+        """ApiError 403: what keeps a house or a group within its supply is not for others to change."""
         client = client_id(request)
+        if client == Client.SHAPER:
+            raise ApiError(403, f"Claim {client} belongs to the shaper and to load sharing")
+        return client
+
+    async def place(request: Request) -> Response:
+        client = foreign_id(request)
         content = await json_object(request, BAD_JSON)
         try:
             properties, release = parse_properties(content, Properties())
@@ -87,7 +92,7 @@ def claim_routes(gateway: Gateway) -> list[BaseRoute]:
         return message("done") if claims.set(client, Priority.API, properties, release) else message(_TAKEN, 500)
 
     async def release(request: Request) -> Response:
-        if not claims.release(client_id(request)):
+        if not claims.release(foreign_id(request)):
             raise ApiError(404, "Not found")
         return message("done")
 
@@ -109,13 +114,13 @@ def limit_routes(gateway: Gateway) -> list[BaseRoute]:
             limit = parse_limit(await json_body(request, BAD_JSON))
         except ValueError:
             raise ApiError(400, BAD_JSON) from None
-        gateway.set_limit(limit)
+        gateway.automatics.set_limit(limit)
         return message("done", 201)
 
     async def remove(_: Request) -> Response:
         if gateway.limits.limit is None:
             return message("no limit")
-        gateway.set_limit(None)
+        gateway.automatics.set_limit(None)
         return message("done")
 
     return [route("/limit", {"GET": read, "POST": write, "DELETE": remove})]
@@ -123,8 +128,7 @@ def limit_routes(gateway: Gateway) -> list[BaseRoute]:
 
 def mode_routes(gateway: Gateway) -> list[BaseRoute]:
     async def choose(request: Request, name: str, choices: tuple[str, ...]) -> int:
-        if request.method == "GET":
-            refuse_foreign(request)
+        refuse_foreign(request)
         value = (await parameters(request)).get(name, "")
         if value not in choices:
             raise ApiError(400, f"{name} must be {' or '.join(choices)}")
@@ -133,11 +137,13 @@ def mode_routes(gateway: Gateway) -> list[BaseRoute]:
     async def divert(request: Request) -> Response:
         gateway.divert.mode = await choose(request, "divertmode", ("1", "2"))
         gateway.look_at_supply()
+        gateway.hub.publish({"divertmode": gateway.divert.mode, "divert_active": gateway.divert.active})
         return text_reply("Divert Mode changed")
 
     async def shaper(request: Request) -> Response:
         gateway.shaper.active = bool(await choose(request, "shaper", ("0", "1")))
         gateway.look_at_supply()
+        gateway.hub.publish({"shaper": int(gateway.shaper.active)})
         return text_reply("Current Shaper state changed")
 
     return [

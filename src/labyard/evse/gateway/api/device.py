@@ -15,6 +15,7 @@ from labyard.evse.gateway.api.http import (
     ApiError,
     json_object,
     message,
+    path_number,
     refuse_foreign,
     reply,
     route,
@@ -84,8 +85,7 @@ def log_routes(gateway: Gateway) -> list[BaseRoute]:
         return reply({"min": gateway.log.oldest, "max": gateway.log.newest})
 
     async def block(request: Request) -> Response:
-        text = request.path_params["number"]
-        entries = gateway.log.read(int(text)) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+        entries = gateway.log.read(path_number(request, "number", 2**31))
         if entries is None:
             raise ApiError(404, "Not found")
         return reply(entries)
@@ -129,9 +129,9 @@ def device_routes(gateway: Gateway) -> list[BaseRoute]:
         if hard:
             energy.switches = 0
         if content.get("import") is True:
-            gateway.reset_energy(gateway.evse.total_wh / 1000)
+            gateway.records.reset_energy(gateway.evse.total_wh / 1000)
         else:
-            gateway.reset_energy(0.0 if hard else energy.total)
+            gateway.records.reset_energy(0.0 if hard else energy.total)
         return message("done")
 
     async def restart(request: Request) -> Response:

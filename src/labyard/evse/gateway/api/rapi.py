@@ -67,8 +67,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
             if as_json:
                 raise ApiError(400, "Missing required 'rapi' parameter")
             return text_reply(_PAGE.format(command="", result=""), media_type="text/html")
-        if request.method != "POST":
-            refuse_foreign(request)
+        refuse_foreign(request)
         if not command.startswith("$"):
             command = f"${command}"
         answer = await passage.send(command)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from labyard.evse.gateway.api.http import ApiError, json_body, json_object, message, reply, route
+from labyard.evse.gateway.api.http import ApiError, json_body, json_object, message, path_number, reply, route
 from labyard.evse.gateway.timekeeping import week_seconds
 
 if TYPE_CHECKING:
@@ -32,17 +32,14 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         except ValueError as problem:
             raise ApiError(400, str(problem)) from None
         schedule.put(*events)
-        gateway.schedule_changed()
+        gateway.automatics.schedule_changed()
         return message("done")
 
     async def write_all(request: Request) -> Response:
         return put(await json_body(request, _BAD_JSON))
 
     def number(request: Request) -> int:
-        text = request.path_params["number"]
-        if not (text.isascii() and text.isdecimal() and int(text) < 2**31):
-            raise ApiError(404, "Not found")
-        return int(text)
+        return path_number(request, "number", 2**31)
 
     async def read(request: Request) -> Response:
         event = schedule.events.get(number(request))
@@ -56,7 +53,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def remove(request: Request) -> Response:
         if not schedule.remove(number(request)):
             raise ApiError(404, "Not found")
-        gateway.schedule_changed()
+        gateway.automatics.schedule_changed()
         return message("done")
 
     return [

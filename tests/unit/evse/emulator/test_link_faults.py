@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labyard.evse.emulator.faults import KINDS, Direction, Fault, FaultPlan, parse
+from labyard.evse.emulator.link_faults import KINDS, Direction, Fault, FaultPlan, parse
 from labyard.evse.rapi import Checksum, decode, encode
 
 
