@@ -46,13 +46,18 @@ def mode_from_environment() -> Mode:
     return cast(Mode, mode)
 
 
+def interfaces_from_environment() -> list[str]:
+    """The names in LABYARD_MDNS_INTERFACES; none: all interfaces."""
+    return [name.strip() for name in os.environ.get("LABYARD_MDNS_INTERFACES", "").split(",") if name.strip()]
+
+
 class Discovery:
     """`directory` is what is found. `on_change` is called when it is another."""
 
     def __init__(
-        self, announcement: Announcement, mode: Mode, on_change: Callable[[], None], directory: Directory | None = None
+        self, announcement: Announcement, mode: Mode, on_change: Callable[[], None], directory: Directory
     ) -> None:
-        self.directory = Directory() if directory is None else directory
+        self.directory = directory
         self._announcement = announcement
         self._mode = mode
         self._on_change = on_change
@@ -99,18 +104,18 @@ class Discovery:
             await self._responder.close()
 
     async def _start(self) -> Responder | None:
-        kinds: list[type[OwnResponder] | type[avahi.AvahiResponder]] = []
+        told = (self._announcement, self._heard, self._gone)
+        responders: list[Responder] = []
         if self._mode in ("auto", "own"):
-            kinds.append(OwnResponder)
+            responders.append(OwnResponder(*told, interfaces_from_environment()))
         if self._mode == "avahi" or (self._mode == "auto" and avahi.available()):
-            kinds.append(avahi.AvahiResponder)
-        for kind in kinds:
-            responder = kind(self._announcement, self._heard, self._gone)
+            responders.append(avahi.AvahiResponder(*told))
+        for responder in responders:
             try:
                 await responder.start()
                 return responder
             except OSError as problem:
-                log.error("mDNS is not available", responder=kind.__name__, problem=str(problem))
+                log.error("mDNS is not available", responder=type(responder).__name__, problem=str(problem))
                 await responder.close()
         return None
 

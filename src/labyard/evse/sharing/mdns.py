@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable
+import socket
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ WEB = "_http._tcp.local."
 MAX_NAMES = 99  # openevse-2 to openevse-99
 PROBES, PROBE_SECONDS = 3, 0.15
 RESOLVE_MILLISECONDS = 1500
+IP_MULTICAST_ALL = 49  # Linux; Python does not name it
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,26 @@ class Announcement:
 
 
 class OwnResponder:
-    """`on_heard` gets every gateway each time that it is heard, `on_gone` the instance that says goodbye."""
+    """`on_heard` gets every gateway each time that it is heard, `on_gone` the instance that says goodbye.
 
-    def __init__(self, announcement: Announcement, on_heard: Callable[[Found], None], on_gone: Callable[[str], None]):
+    `names`: the interfaces to speak and listen on; none: all. One that is not there is used when it comes.
+    """
+
+    def __init__(
+        self,
+        announcement: Announcement,
+        on_heard: Callable[[Found], None],
+        on_gone: Callable[[str], None],
+        names: Sequence[str] = (),
+    ) -> None:
         self.instance = announcement.hostname
+        self._names = names
         self._announcement = announcement
         self._on_heard, self._on_gone = on_heard, on_gone
         self._zeroconf: AsyncZeroconf | None = None
         self._infos: list[AsyncServiceInfo] = []
-        self._interfaces: list[IPv4Interface] = []
+        self._machine: list[IPv4Interface] = []  # all that this machine has
+        self._interfaces: list[IPv4Interface] = []  # of them those in use
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._yielding: asyncio.Task[None] | None = None
 
@@ -57,10 +71,15 @@ class OwnResponder:
         """Listen, and announce under a name that nobody has. OSError: port 5353 is not to be had."""
         # Costs a quarter of a second of one core: not before the gateway answers, and beside its work.
         library = await asyncio.to_thread(importlib.import_module, "zeroconf.asyncio")
-        from zeroconf import InterfaceChoice, IPVersion
+        from zeroconf import IPVersion
 
-        self._zeroconf = library.AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
-        self._interfaces = own_interfaces()
+        for name in self._names:
+            if not own_interfaces([name]):
+                log.warning("mDNS will use an interface when it is there with an IPv4 address", interface=name)
+        self._look()
+        self._zeroconf = library.AsyncZeroconf(interfaces=self._own_addresses(), ip_version=IPVersion.V4Only)
+        if self._names:
+            await self._hear_nothing_else()
         self._zeroconf.zeroconf.async_add_listener(_listener(self._records), None)
         await self._announce(self._announcement)
 
@@ -81,12 +100,10 @@ class OwnResponder:
 
     async def look_at_interfaces(self) -> None:
         """Follow what came or went since the last time."""
-        interfaces = own_interfaces()
-        if self._zeroconf is not None and interfaces != self._interfaces:
-            self._interfaces = interfaces
-            await self._zeroconf.zeroconf.async_update_interfaces()
+        if self._zeroconf is not None and self._look():
+            await self._zeroconf.zeroconf.async_update_interfaces(self._own_addresses())
             for info in self._infos:
-                info.addresses = [IPv4Address(address).packed for address in announced_addresses(interfaces)]
+                info.addresses = [IPv4Address(address).packed for address in announced_addresses(self._interfaces)]
                 await self._zeroconf.async_update_service(info)
 
     async def close(self) -> None:
@@ -96,6 +113,25 @@ class OwnResponder:
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
             self._zeroconf = None
+
+    def _look(self) -> bool:
+        """Whether the interfaces in use are others than before."""
+        before = self._interfaces
+        self._machine = own_interfaces()
+        self._interfaces = own_interfaces(self._names) if self._names else self._machine
+        return before != self._interfaces
+
+    def _own_addresses(self) -> list[str]:
+        return [str(interface.ip) for interface in self._interfaces]
+
+    async def _hear_nothing_else(self) -> None:
+        """Linux gives a socket what came in on any interface where anybody on this machine has joined the group."""
+        assert self._zeroconf is not None
+        zeroconf = self._zeroconf.zeroconf
+        await zeroconf.async_wait_for_start()
+        if sys.platform == "linux":
+            for reader in zeroconf.engine.readers:
+                reader.sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
 
     async def _withdraw(self) -> None:
         assert self._zeroconf is not None
@@ -203,7 +239,7 @@ class OwnResponder:
         self._on_heard(
             Found(
                 instance,
-                reachable_address(addresses, self._interfaces),
+                reachable_address(addresses, self._machine),
                 info.port,
                 device_id=told.get("id", "").lower(),
                 version=told.get("version", ""),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
 
 Address = IPv4Address | IPv6Address
 
 
-def own_interfaces() -> list[IPv4Interface]:
-    """IPv4 addresses of this machine with their networks, loopback last."""
+def own_interfaces(names: Collection[str] = ()) -> list[IPv4Interface]:
+    """IPv4 addresses of this machine with their networks, loopback last. `names`: only those of these interfaces."""
     import ifaddr  # only where mDNS is in use
 
     found = {
         IPv4Interface(f"{ip.ip}/{ip.network_prefix}")
         for adapter in ifaddr.get_adapters()
+        if not names or adapter.name in names
         for ip in adapter.ips
         if ip.is_IPv4
     }

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from integration.evse.sharing.alone import run_alone
 from integration.evse.sharing.conftest import Gateways
 from integration.evse.sharing.pairs import Gateway, wait_until
 
@@ -106,18 +104,6 @@ finally:
 
 
 def test_without_any_network_they_find_each_other_on_loopback(tmp_path: Path) -> None:
-    unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-rn", "true"], capture_output=True).returncode:
-        pytest.skip("this host does not let a test have a network namespace of its own")
-    tests = Path(__file__).parents[3]
-    script = f'ip link set lo up && PYTHONPATH={tests} exec "$0" -c "$1" "$2"'
-    done = subprocess.run(
-        [unshare, "-rn", "sh", "-c", script, sys.executable, INSIDE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    found, ports = (json.loads(line) for line in done.stdout.splitlines())
+    found, ports = (json.loads(line) for line in run_alone(INSIDE, str(tmp_path)))
     for own, urls in zip(ports, found, strict=True):
         assert sorted(urls) == sorted(f"http://127.0.0.1:{port}" for port in ports if port != own)
