@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from integration.results import outcome, write_result
 from labyard.testing import HostLockError, host_lock
 from labyard.testing.evse import Pair, Pairs, Settings, backend_of
 
 # Fixtures that start gateways which find each other, or use the ports of the port plan.
-ALONE = {"pairs", "gateways", "evse_pairs"}
+ALONE = {"pairs", "gateways", "evse_pairs", "pairs_with"}
+_began = time.monotonic()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -48,12 +53,34 @@ def _num_instances(item: pytest.Item) -> str | None:
     return None if parameters is None else str(parameters.params.get("num_instances", "")) or None
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """LABYARD_EVSE_RESULT names a file, from the checkout, for what came of the run."""
+    path = os.environ.get("LABYARD_EVSE_RESULT")
+    found = outcome(terminalreporter)
+    if path and found is not None:
+        write_result(config.rootpath / path, {**found, "seconds": round(time.monotonic() - _began, 1)})
+
+
 @pytest.fixture
 def evse_pairs(tmp_path: Path) -> Iterator[Pairs]:
     """Starts pairs, and stops at the end those that it started."""
     settings = Settings.from_environment()
     with Pairs(settings, backend_of(settings, tmp_path)) as pairs:
         yield pairs
+
+
+@pytest.fixture
+def pairs_with(tmp_path: Path) -> Iterator[Callable[..., Pairs]]:
+    """pairs_with(NATIVE_BINARY_PATH=…): pairs as processes, as these environment variables say, whatever others do."""
+    with ExitStack() as stack:
+
+        def make(**environment: str) -> Pairs:
+            settings = Settings.from_environment(environment)
+            folder = tmp_path / f"pairs-{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            return stack.enter_context(Pairs(settings, backend_of(settings, folder)))
+
+        yield make
 
 
 @pytest.fixture
