@@ -21,6 +21,7 @@ class Pair:
     def __init__(self, host: LabHost, probe: LabHost, number: int) -> None:
         self.host, self.number = host, number
         self.link = f"/tmp/rapi_pty_{number}"
+        self.settings = f"/etc/labyard/evse/pair-{number}.env"
         self.gateway = Api(probe, f"http://{host.address}:{host.value('evse_pair_gateway_base_port') + number}")
         self.emulator = Api(probe, f"http://{host.address}:{host.value('evse_pair_emulator_base_port') + number}")
 
@@ -93,6 +94,8 @@ class TestApplied:
         if pairs[0].host.value("evse_pair_gateway_impl") == "native":
             name = pairs[0].host.value("evse_pair_native_name")
             assert [config["hostname"] for config in configs] == [f"{name}-{pair.number}" for pair in pairs]
+            given = [pair.host.check(f"grep ^OPENEVSE_CHIP_ID= {pair.settings}").strip() for pair in pairs]
+            assert [f"OPENEVSE_CHIP_ID={config['wifi_serial'].lower()}" for config in configs] == given
 
     def test_options_arrive_as_they_are_written(self, host: LabHost, pairs: list[Pair]) -> None:
         for pair in pairs:
@@ -100,8 +103,8 @@ class TestApplied:
             for name, value in host.value("evse_pair_config").items():
                 assert config[name] == value
 
-    def test_settings_are_readable_by_root_only(self, host: LabHost) -> None:
-        settings = host.shell.file("/etc/labyard/evse/pair-0.env")
+    def test_settings_are_readable_by_root_only(self, host: LabHost, pair: Pair) -> None:
+        settings = host.shell.file(pair.settings)
         assert (settings.mode, settings.user) == (0o600, "root")
 
     def test_the_gateway_runs_as_nobody_special(self, host: LabHost, pair: Pair) -> None:
@@ -141,11 +144,15 @@ class TestApplied:
             pair.gateway.good("POST", "/config", mqtt_topic=before["mqtt_topic"])
 
     def test_leftovers_do_not_keep_a_pair_from_starting(self, host: LabHost, pair: Pair) -> None:
-        """A link of another user, as a killed run by hand leaves it."""
+        """A link of another user, as a killed run by hand leaves it, and a container."""
         target = f"labyard-evse-pair@{pair.number}.target"
         host.check(f"systemctl stop {target} {' '.join(pair.unit(part) for part in PARTS)}")
         assert not host.shell.file(pair.link).exists, "a bridge that is stopped takes its link away"
         host.check("ln -s /dev/pts/4711 %s", pair.link)
+        if host.value("evse_pair_emulator_impl") == "docker":
+            ports = f"--publish {host.value('evse_pair_emulator_base_port') + pair.number}:8080"
+            image = host.value("evse_pair_emulator_image")
+            host.check(f"docker run --detach --name emulator_{pair.number} {ports} {image}")
         host.check(f"systemctl start {target}")
         wait_for("rapi_connected", pair.is_connected)
 
@@ -198,6 +205,8 @@ class TestRemoved:
         assert_gone(host, "evse_pair_0", *units, *folders, "/etc/systemd/system/labyard-evse-pair@.target")
         assert_gone(host, "evse_pair_1", "/tmp/rapi_pty_0", "/tmp/rapi_pty_1")
         assert host.check("systemctl list-units --all --plain --no-legend 'labyard-evse-*'") == ""
+        if host.value("evse_pair_emulator_impl") == "docker":
+            assert host.check("docker ps --all --quiet --filter name=emulator_") == ""
         assert not host.shell.user(host.value("evse_pair_user")).exists
         for base in ("gateway", "emulator", "rapi"):
             assert not host.check(f"ss -H -lnt sport = :{host.value(f'evse_pair_{base}_base_port')}")
