@@ -125,7 +125,7 @@ def test_a_violation_is_flagged_and_is_the_exit_code(labyard: Command, pairs: li
     labyard("disconnect", "127.0.0.1/0")
 
 
-def test_members_that_lose_their_controller_are_listed_and_recorded(
+def test_members_that_lose_their_controller_are_listed_and_recorded_with_a_password_too(
     labyard: Command, pairs: list[Pair], tmp_path: Path
 ) -> None:
     """The last one: the controller does not come back."""
@@ -140,7 +140,26 @@ def test_members_that_lose_their_controller_are_listed_and_recorded(
     assert "127.0.0.1/0: the gateway does not answer" in shown
     assert "127.0.0.1/1: controller lost: at the safe current" in shown
     assert "--budget AMPS" in labyard("watch", expect=1).stderr
+
+    assert second.http.post("/config", json={"www_password": "secret"}).status_code == 200
+    refused = labyard("list", expect=1).stdout
+    assert "127.0.0.1/1: gateway: auth; give the gateway's user with --user" in refused and "secret" not in refused
+    let_in = labyard("--user", "openevseadmin:secret", "list", expect=1).stdout
+    assert "127.0.0.1/1: controller lost: at the safe current" in let_in
+
     run = tmp_path / "run.jsonl"
-    labyard("record", "--budget", "20", "--seconds", "0.5", "--interval", "0.2", "--output", str(run))
+    labyard(
+        "--user",
+        "openevseadmin:secret",
+        "record",
+        "--budget",
+        "20",
+        "--seconds",
+        "0.5",
+        "--interval",
+        "0.2",
+        "--output",
+        str(run),
+    )
     last = json.loads(run.read_text().splitlines()[-1])
     assert last["chargers"]["127.0.0.1/1"]["failsafe"] and not last["chargers"]["127.0.0.1/0"]["failsafe"]
