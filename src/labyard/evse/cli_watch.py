@@ -108,6 +108,8 @@ def _watched(ctx: typer.Context, controller: str, budget: float | None) -> Watch
     pairs = where(ctx).pairs
     if budget is not None:
         reachable = [pair for pair in pairs if not pair.trouble]
+        if not reachable:
+            raise ClientError(pairs[0].trouble)
         return Watched(reachable, None, budget, f"{len(reachable)} pairs against {budget:g} A")
     group = group_of(survey(pairs), controller)
     if group is None:

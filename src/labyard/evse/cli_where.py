@@ -83,10 +83,18 @@ def _pairs_of(host: LabHost) -> list[Pair]:
         where = address(host)
     except ClientError as error:
         where, trouble = host.name, str(error)
-    ports = Ports(*(int(host.value(f"{ROLE}_{part}_base_port")) for part in ("gateway", "emulator", "rapi")))
-    found = pairs_of(host.name, where, int(host.value(f"{ROLE}_count")), ports, _credentials(host))
-    scale = float(host.value(f"{ROLE}_time_scale", 1))
-    return [replace(pair, time_scale=scale, trouble=trouble) for pair in found]
+    ports = Ports(*(int(_number(host, f"{part}_base_port")) for part in ("gateway", "emulator", "rapi")))
+    found = pairs_of(host.name, where, int(_number(host, "count")), ports, _credentials(host))
+    return [replace(pair, time_scale=_number(host, "time_scale"), trouble=trouble) for pair in found]
+
+
+def _number(host: LabHost, name: str) -> float:
+    """A variable of the role. ClientError when it is none."""
+    value = host.value(f"{ROLE}_{name}")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ClientError(f"{host.name}: {ROLE}_{name} must be a number, not {value!r}") from None
 
 
 def _credentials(host: LabHost) -> Credentials | None:

@@ -140,9 +140,9 @@ def group_of(readings: Sequence[Reading], controller: str = "") -> Group | None:
 
 def _group(controller: Reading, known: dict[str, Reading]) -> Group:
     document, config = controller.group, controller.config
-    joined = [peer for peer in document["peers"] if peer["joined"] and peer["id"] != controller.device_id]
-    members = [known[peer["id"]] for peer in joined if peer["id"] in known]
-    strangers = [str(peer["host"]) for peer in joined if peer["id"] not in known]
+    joined = {peer["id"] for peer in document["peers"] if peer["joined"]} - {controller.device_id}
+    members = [reading for id, reading in known.items() if id in joined]
+    strangers = [str(peer["host"]) for peer in document["peers"] if peer["joined"] and peer["id"] not in known]
     # The firmware's own document has no budget.
     budget = document.get("budget") or config["loadsharing_group_max_current"] * config["loadsharing_safety_factor"]
     return Group(controller, [controller, *members], strangers, float(budget))

@@ -148,6 +148,15 @@ def test_one_that_does_not_answer_is_an_error_with_a_way_out(run: Run, chargers:
     assert "labyard: nothing answers at http://127.0.0.1:8080" in run("connect", "localhost/0", expect=1).stderr
 
 
+def test_nothing_is_watched_where_no_host_answers(tmp_path: Path) -> None:
+    inventory = tmp_path / "hosts.yml"
+    host = "{lab_roles: [evse_pair], ansible_connection: community.docker.docker, ansible_host: labyard-test-nobody}"
+    inventory.write_text(f"all: {{hosts: {{evse1: {host}}}}}")
+    words = ["evse", "--inventory", str(inventory), "watch", "--budget", "32"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1 and "lab host evse1 does not answer" in result.stderr
+
+
 def test_budget_tells_the_controller(run: Run, chargers: list[Charger]) -> None:
     first, second, third = chargers
     first.control(32, second)

@@ -82,6 +82,12 @@ def test_what_does_not_fit_is_said(where: Where, text: str) -> None:
         _ = where.pairs
 
 
+def test_a_variable_that_is_no_number_is_named(inventory: Path) -> None:
+    inventory.write_text(INVENTORY.replace("9000", "nine"))
+    with pytest.raises(ClientError, match="evse2: evse_pair_gateway_base_port must be a number, not 'nine'"):
+        _ = Where(inventory).pairs
+
+
 def test_an_inventory_without_pairs_says_so(inventory: Path) -> None:
     inventory.write_text(INVENTORY.replace("[evse_pair]", "[mdns]"))
     with pytest.raises(ClientError, match="evse_pair among its lab_roles; or name pairs"):
