@@ -10,6 +10,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
 
@@ -39,6 +40,7 @@ class Inventory:
         self._loader = DataLoader()
         self._manager = InventoryManager(loader=self._loader, sources=[str(source)])
         self._variables = VariableManager(loader=self._loader, inventory=self._manager)
+        self._hostvars = HostVars(self._manager, self._variables, self._loader)
         self._defaults: dict[str, Any] = {}
         if not self._manager.get_hosts():
             raise InventoryError(f"{source} names no host")
@@ -67,7 +69,7 @@ class Inventory:
         found = self._manager.get_host(host)
         if found is None:
             raise InventoryError(f"unknown host {host!r}; {self.path} has: {', '.join(self.hosts())}")
-        variables = self._defaults | self._variables.get_vars(host=found)
+        variables = self._defaults | self._variables.get_vars(host=found) | {"hostvars": self._hostvars}
         if name not in variables:
             return default
         return Templar(loader=self._loader, variables=variables).template(variables[name])

@@ -111,3 +111,19 @@ def test_domain_mark_keeps_the_uuid_of_the_domain_it_changes(collection: None, l
     assert "<uuid>" not in xml and digest in xml and 'name="set"' in xml
     again, same = mark("<domain><name>m1</name></domain>", "set", "abc")
     assert "<uuid>abc</uuid>" in again and same == digest
+
+
+LISTENERS = """LISTEN 0      128          0.0.0.0:8000      0.0.0.0:*    users:(("python",pid=153,fd=9))
+LISTEN 0      4096       127.0.0.1:8080      0.0.0.0:*    users:(("docker-proxy",pid=7,fd=4),("x",pid=8,fd=4))
+LISTEN 0      511             [::]:80           [::]:*    users:(("nginx",pid=5,fd=6),("nginx",pid=6,fd=6))
+LISTEN 0      128    10.0.0.1%eth0:5000      0.0.0.0:*
+"""
+
+
+def test_port_owners_reads_who_listens(load_module: Any) -> None:
+    assert load_module("port_owners").parse_listeners(LISTENERS) == {
+        8000: ("python", 153),
+        8080: ("docker-proxy", 7),
+        80: ("nginx", 5),
+        5000: ("a process that cannot be seen", 0),
+    }

@@ -25,13 +25,15 @@ class Boot:
         rapi: RapiClient,
         evse: Evse,
         read: Callable[[str], Awaitable[bool]],
+        restrain: Callable[[], Awaitable[None]],
         on_ready: Callable[[], Awaitable[None]],
     ) -> None:
-        """`read("$GE")` asks, and takes the answer into `evse`."""
+        """`read("$GE")` asks, and takes the answer into `evse`. `restrain` tells it what it may not."""
         self.ready = False
         self._rapi = rapi
         self._evse = evse
         self._read = read
+        self._restrain = restrain
         self._on_ready = on_ready
         self._wanted = asyncio.Event()
         self._heard = asyncio.Event()
@@ -66,6 +68,7 @@ class Boot:
             return False
         # From here on a `$AB` means that it has booted once more.
         self._wanted.clear()
+        await self._restrain()
         # Sequence ids if it knows them; one that does not refuses the command or answers without one.
         self._rapi.sequenced = True
         if not await self._read("$GF"):

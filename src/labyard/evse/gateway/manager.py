@@ -50,7 +50,7 @@ class Manager:
         self._last_own: tuple[bool, int | None] = (True, None)
         self._clamped: tuple[int, int] | None = None  # pilot asked for, pilot that the EVSE made of it
         self._settings = EvseSettings(self.rapi, evse, options, self.read)
-        self._boot = Boot(self.rapi, evse, self.read, self._became_ready)
+        self._boot = Boot(self.rapi, evse, self.read, self._restrain, self._became_ready)
         self._had_vehicle = False
         self._group: asyncio.TaskGroup | None = None
         self._ticks = 0
@@ -179,6 +179,14 @@ class Manager:
         reply = await self.rapi.send("$SY")
         if reply.words and reply.words[-1] == str(HEARTBEAT_MISSED):
             await self.rapi.send("$SY 165")
+
+    async def _restrain(self) -> None:
+        """An EVSE that booted offers all that it has, which in a group may be others': this comes before questions."""
+        wanted, known = self.wanted(), self._evse.configured_max > 0
+        if known and not wanted.active:
+            await self.rapi.send("$FD" if self._options["pause_uses_disabled"] else "$FS")
+        if known and wanted.pilot < self._evse.configured_max:
+            await self.rapi.send(f"$SC {wanted.pilot} V")
 
     async def _became_ready(self) -> None:
         self._state_pending, self._clamped, self.asleep_by_hand = True, None, False

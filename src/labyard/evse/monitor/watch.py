@@ -46,7 +46,7 @@ class Watch:
             self.offered.joined(now)
         self._members = group.members
 
-    def take(self, chargers: Mapping[str, Charger | None], now: float, committed: float | None = None) -> Line:
+    def take(self, chargers: Mapping[str, Charger | None], now: float, group: Group | None = None) -> Line:
         """One pass, as a line."""
         self.passes += 1
         seconds = 0.0 if self._at is None else now - self._at
@@ -64,7 +64,8 @@ class Watch:
             "budget": self._budget,
             "drawn": round(drawn, 2),
             "offered": round(offered, 2),
-            "committed": committed,
+            "committed": None if group is None else group.committed,
+            "failsafe": None if group is None else group.failsafe,
             "over": {kind: round(amps, 2) for kind, amps in over.items()},
             "violation": any(over.values()),
             "overdraw": overdraw,
@@ -93,7 +94,7 @@ async def look(watch: Watch, reader: Reader, follow_budget: bool, begun: float) 
     if watch.needs_second_look(chargers):  # or the budget was raised after it was read
         group = await _look_at_group(watch, reader, follow_budget, begun)
         chargers = await reader.chargers()
-    line = watch.take(chargers, start - begun, None if group is None else group.committed)
+    line = watch.take(chargers, start - begun, group)
     line["pass_ms"] = round(took * 1000, 1)
     return line
 

@@ -64,8 +64,18 @@ async def test_a_rebooted_evse_is_asked_again_and_told_again(rig: Rig) -> None:
     await rig.ready()
     rig.peer.answers["GC"] = "OK 6 80 32 32"
     rig.peer.say("AB 00 8.2.1")
-    await rig.until(lambda: "SC 10 V" in rig.peer.heard)
-    assert rig.peer.heard[:7] == BOOT
+    await rig.until(lambda: rig.peer.heard.count("SC 10 V") == 2)
+    assert rig.peer.heard[:8] == ["GV", "SC 10 V", *BOOT[1:]]
+
+
+async def test_a_rebooted_evse_that_may_not_charge_is_told_first(rig: Rig) -> None:
+    rig.sleeps()
+    rig.claims.set(1, Priority.API, Properties(state="disabled"))
+    await rig.ready()
+    rig.peer.answers["GS"] = "OK 03 0 03 0140"
+    rig.peer.say("AB 00 8.2.1")
+    await rig.until(lambda: "GI" in rig.peer.heard)
+    assert rig.peer.heard[:3] == ["GV", "FS", "GF"]
 
 
 async def test_three_timeouts_and_it_begins_anew(rig: Rig) -> None:

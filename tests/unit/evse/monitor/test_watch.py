@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from labyard.evse.monitor.__main__ import arguments
+from labyard.evse.monitor.__main__ import _emulator, arguments
 from labyard.evse.monitor.sample import Charger, Group
 from labyard.evse.monitor.watch import Watch, look
 from labyard.evse.sharing.account import JOIN_GRACE, LOWERED_GRACE
@@ -67,6 +67,12 @@ def test_one_that_does_not_answer_is_no_violation() -> None:
     line = watch.take({"e0": None, "e1": Charger(16, 16, 3)}, 0.0)
     assert line["chargers"]["e0"] is None and not line["violation"]
     assert watch.needs_second_look(chargers(17, 16)) and not watch.needs_second_look(chargers(16, 16))
+
+
+def test_an_emulator_may_have_a_name() -> None:
+    named, plain = _emulator("evse1/0=http://10.0.0.5:8080/"), _emulator("http://10.0.0.5:8080/")
+    assert (named.name, named.emulator) == ("evse1/0", "http://10.0.0.5:8080")
+    assert (plain.name, plain.emulator) == ("http://10.0.0.5:8080", "http://10.0.0.5:8080")
 
 
 def test_arguments() -> None:

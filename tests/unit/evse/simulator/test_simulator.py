@@ -112,6 +112,7 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "offered": 16,
         "drawn": 16,
         "state": 3,
+        "failsafe": False,
         "reason": "equal_share",
     }
     assert main([str(tmp_path / "nothing.json")]) == 2

@@ -28,6 +28,10 @@ class Refused(Exception):
         self.status = status
 
 
+class NoAnswer(Exception):
+    """Nothing answers there, or not what the service would."""
+
+
 class ServiceApi:
     """Calls a service as the module's arguments say. What cannot be helped ends the module (fail_json).
 
@@ -54,6 +58,13 @@ class ServiceApi:
 
     def ask(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **query: Any) -> Any:
         """As `call`, but raises Refused."""
+        try:
+            return self.exchange(method, path, body, **query)
+        except NoAnswer as error:
+            self.fail(str(error))
+
+    def exchange(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **query: Any) -> Any:
+        """As `call`, but raises Refused and NoAnswer."""
         headers = {"Accept": "application/json"} | self.headers()
         data = body
         if isinstance(body, dict):
@@ -77,9 +88,10 @@ class ServiceApi:
             raise Refused(error.code, self._error_text(error)) from error
         except (URLError, OSError) as error:
             reason = getattr(error, "reason", error)
-            self.fail(f"nothing answers at {self.url} ({reason}); is the lab up? Build it with: make lab")
-        except ValueError:
-            self.fail(f"{self.url} answers, but not with JSON: is the {self.service} service there?")
+            problem = f"nothing answers at {self.url} ({reason}); is the lab up? Build it with: make lab"
+            raise NoAnswer(problem) from error
+        except ValueError as error:
+            raise NoAnswer(f"{self.url} answers, but not with JSON: is the {self.service} service there?") from error
 
     def fail(self, message: str, **facts: Any) -> NoReturn:
         self.module.fail_json(msg=message, **facts)

@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: lab_check
 short_description: Refuse a wrong inventory before anything is touched
 description:
-  - Checks groups, names, MAC addresses, IP addresses, iSCSI names and networks of a lab, and that its networks and
-    the space it needs are free on this machine. Reports every mistake at once, each naming the field.
+  - Checks groups, names, MAC addresses, IP addresses, iSCSI names, charger groups and networks of a lab, and that its
+    networks and the space it needs are free on this machine. Reports every mistake at once, each naming the field.
 options:
   groups:
     description: Groups of the inventory that have hosts.
@@ -36,6 +36,15 @@ options:
     type: list
     elements: dict
     default: []
+  evse_groups:
+    description: C(evse_groups).
+    type: list
+    elements: dict
+    default: []
+  evse_pairs:
+    description: C(evse_pairs), where the gateway of each charger pair is.
+    type: dict
+    default: {}
   dhcp:
     description: C(lab_dhcp).
     type: str
@@ -89,6 +98,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.labyard.lab.plugins.module_utils import evse_groups
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -160,6 +170,7 @@ def check_inventory(given: dict[str, Any]) -> list[str]:
             )
     if given["dhcp"] not in ("kea", "isc"):
         found.append(f"lab_dhcp: {given['dhcp']!r} is neither kea nor isc")
+    found += evse_groups.problems(given["evse_groups"], given["evse_pairs"])
     supernet, segment = network(given["supernet"]), network(given["segment"])
     if supernet is None or segment is None:
         name = "lab_supernet" if supernet is None else "lab_segment.subnet"
@@ -250,6 +261,8 @@ def main() -> None:
             "hosts": {"type": "dict", "required": True},
             "machines": {"type": "list", "elements": "dict", "required": True},
             "disks": {"type": "list", "elements": "dict", "default": []},
+            "evse_groups": {"type": "list", "elements": "dict", "default": []},
+            "evse_pairs": {"type": "dict", "default": {}},
             "dhcp": {"type": "str", "default": "kea"},
             "supernet": {"type": "str", "required": True},
             "networks": {"type": "list", "elements": "dict", "default": []},
