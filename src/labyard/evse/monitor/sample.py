@@ -14,6 +14,8 @@ from labyard.evse.pairs import Pair
 from labyard.evse.sharing.account import OVERDRAW
 
 TIMEOUT = 1.0  # s
+# Or one that makes no sense.
+_NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Reader:
             members = status["online_count"] + status["offline_count"]
             failsafe = bool(status["failsafe_active"])
             return Group(float(status["budget"]), int(members), float(status["committed_total"]), failsafe)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except _NO_ANSWER:
             return None
 
     async def close(self) -> None:
@@ -87,7 +89,7 @@ class Reader:
         try:
             status = (await self._client.get(f"{pair.emulator}/api/evse/status")).json()
             return charger(int(status["state"]), float(status["current_capacity"]), float(status["actual_current"]))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except _NO_ANSWER:
             return None
 
     async def _failsafe(self, pair: Pair) -> bool:
@@ -97,7 +99,7 @@ class Reader:
         try:
             status = await self._ask_gateway(pair, "/status")
             return bool(status["loadsharing_state"] == "failsafe")
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except _NO_ANSWER:
             return False
 
     async def _ask_gateway(self, pair: Pair, path: str) -> Any:

@@ -21,6 +21,7 @@ class Watch:
         self.offered = Account(scale)
         self.passes = 0
         self.overdraws = 0  # passes in which a car drew more than its offer
+        self.incomplete = 0  # passes in which a charger did not answer: what it drew is not in the sum
         self.last: Line = {}
         self._budget = budget
         self._members: int | None = None
@@ -58,6 +59,7 @@ class Watch:
             over["offered"] = self.offered.add(now, seconds, offered, self._budget)
         overdraw = [name for name, charger in chargers.items() if charger is not None and charger.overdraws]
         self.overdraws += bool(overdraw)
+        self.incomplete += None in chargers.values()
         self.last = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "t": round(now, 3),
@@ -81,6 +83,7 @@ class Watch:
             "offers_over_budget_ampere_seconds": round(self.offered.over_ampere_seconds, 3),
             "worst_over_a": round(max(self.drawn.worst, self.offered.worst), 2),
             "overdraw_passes": self.overdraws,
+            "incomplete_passes": self.incomplete,
         }
 
 

@@ -163,6 +163,7 @@ class Simulation:
         for id in self._links:
             if id in self.group.members:
                 self._connect(id)
+        self._act()
 
     def _new_group(self, told_before: bool) -> Group:
         group = Group(self.scenario.group.settings(self._max_current), self._first_seq)
@@ -239,12 +240,17 @@ class Simulation:
 
     def _step(self) -> None:
         if self._running:
-            for offer in self.group.step(self.now):
-                self._send(offer)
-            for id in self._links:
-                if id in self.group.members and self.group.given_up(id):
-                    self._break(id)
+            self._act()
         self._at(self.now + STEP, self._step)
+
+    def _act(self) -> None:
+        """As the controller's gateway does it: its own charger is looked at first."""
+        self._tell_controller(self.local.peer.id)
+        for offer in self.group.step(self.now):
+            self._send(offer)
+        for id in self._links:
+            if id in self.group.members and self.group.given_up(id):
+                self._break(id)
 
     def _send(self, offer: Offer) -> None:
         self.messages += 1
