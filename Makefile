@@ -14,7 +14,7 @@ PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
 .PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-emulator-image bench destroy purge bootstrap lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 bootstrap: ## install what the control machine needs (part of every other target)
 	@scripts/bootstrap
