@@ -45,8 +45,16 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     if options.max_current is None and options.controller is None:
         parser.error("--max-current or --controller is needed: what is the budget?")
     for name in ("interval", "time_scale"):
-        if getattr(options, name) <= 0:
+        if not getattr(options, name) > 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
+    if options.max_current is not None and not options.max_current >= 0:
+        parser.error("--max-current must be 0 or more")
+    if not 0 <= options.safety_factor <= 1:
+        parser.error("--safety-factor must be 0 to 1")
+    if options.user is not None and ":" not in options.user:
+        parser.error("--user must be NAME:PASSWORD")
+    if options.metrics_port is not None and not 1 <= options.metrics_port <= 65535:
+        parser.error("--metrics-port must be 1 to 65535")
     if options.pairs is not None:
         if not 1 <= options.pairs <= 64:
             parser.error("--pairs must be 1 to 64")
@@ -67,7 +75,7 @@ async def watch_group(options: argparse.Namespace, watch: Watch, write: Callable
     answered = False
     try:
         while options.duration is None or time.monotonic() - begun < options.duration:
-            line, _ = await look(watch, reader, options.max_current is None, begun)
+            line = await look(watch, reader, options.max_current is None, begun)
             answered = answered or any(line["chargers"].values())
             write(line)
             due = max(due + options.interval, time.monotonic())

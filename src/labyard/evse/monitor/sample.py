@@ -12,6 +12,8 @@ from labyard.evse.codes import State
 from labyard.evse.sharing.account import OVERDRAW
 
 TIMEOUT = 1.0  # s
+# Or one that makes no sense.
+_NO_ANSWER = (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, OverflowError)
 # A car may draw in these: what is offered there is a live offer.
 _OFFERING = (State.CONNECTED, State.CHARGING)
 
@@ -66,7 +68,7 @@ class Reader:
             status = answer.json()
             members = status["online_count"] + status["offline_count"]
             return Group(float(status["budget"]), int(members), float(status["committed_total"]))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except _NO_ANSWER:
             return None
 
     async def close(self) -> None:
@@ -78,5 +80,5 @@ class Reader:
             state = int(status["state"])
             offered = float(status["current_capacity"]) if state in _OFFERING else 0.0
             return Charger(float(status["actual_current"]), offered, state)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except _NO_ANSWER:
             return None

@@ -209,11 +209,11 @@ class Controller:
             self.group.leave(host)
         if self._local not in self.group.members:
             self.group.join(self._local, now, local=True)
-        for host in wanted.keys() - set(self.group.members):
+        for host in [host for host in wanted if host not in self.group.members]:
             self.group.join(host, now, told_before=host in self._from_the_start)
             self._from_the_start.discard(host)
         self._drop_links(keep=wanted.keys())
-        for host in wanted.keys() - self.links.keys():
+        for host in [host for host in wanted if host not in self.links]:
             self._notices.keep(host)
             link = self.links[host] = PeerLink(wanted[host], self, self._book, self._calls, self._gateway.clock)
             self._tasks[host] = asyncio.create_task(link.run())

@@ -142,18 +142,6 @@ class Group:
             self._recompute(now)
         return self._offers(now, heartbeat)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a step now may send something: an offer waits for current that others must free first."""
-        return self._dirty or any(
-            member.reachable and member.told != member.target for member in self._members.values()
-        )
-
-    @property
-    def next_step(self) -> float:
-        """When `step` has something to do at the latest, if nothing happens."""
-        return 0.0 if self._next_cycle is None else min(self._next_cycle, self._next_heartbeat)
-
     # What is so
 
     def online(self, id: str) -> bool:
@@ -199,23 +187,7 @@ class Group:
 
     def config_issues(self) -> list[str]:
         """Settings that cannot work out, each as a sentence."""
-        rules, count = self.settings.rules, len(self._members)
-        issues = []
-        if rules.max_current <= 0:
-            issues.append("loadsharing_group_max_current is 0: nothing is allocated")
-            return issues
-        total = count * self.settings.failsafe_current
-        if total > rules.budget + EPSILON:
-            issues.append(
-                f"loadsharing_failsafe_safe_current: {count} members without their controller may draw {total:g} A "
-                f"of {rules.budget:g} A"
-            )
-        if rules.failsafe_mode == "safe_current" and rules.assumed_current < self.settings.safe_current:
-            issues.append(
-                "loadsharing_failsafe_peer_assumed_current is below loadsharing_failsafe_safe_current: an offline "
-                "member may draw more than was assumed"
-            )
-        return issues
+        return self.settings.issues(len(self._members))
 
     # The steps of a step
 

@@ -65,7 +65,7 @@ class OwnResponder:
         self._machine: list[IPv4Interface] = []  # all that this machine has
         self._interfaces: list[IPv4Interface] = []  # of them those in use
         self._resolving: dict[str, asyncio.Task[None]] = {}
-        self._yielding: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
         self._renaming = asyncio.Lock()
 
     async def start(self) -> None:
@@ -89,7 +89,9 @@ class OwnResponder:
         """Under another name, or with other properties, from now on."""
         if self._zeroconf is not None and announcement != self._announcement:
             self._announcement = announcement
-            await self._announce_again()
+            async with self._renaming:
+                await self._withdraw()
+                await self._announce()
 
     def query(self) -> None:
         from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]
@@ -110,7 +112,7 @@ class OwnResponder:
 
     async def close(self) -> None:
         """Says goodbye."""
-        for task in (*self._resolving.values(), *([self._yielding] if self._yielding else [])):
+        for task in (*self._resolving.values(), *([self._settling] if self._settling else [])):
             task.cancel()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
@@ -216,14 +218,26 @@ class OwnResponder:
             return
         device_id = self._announcement.properties.get("id", "")
         theirs = properties_of(text).get("id", device_id)
-        if device_id > theirs and (self._yielding is None or self._yielding.done()):
+        if device_id != theirs and (self._settling is None or self._settling.done()):
             log.info("another gateway has this name as well", name=self.instance, id=theirs)
-            self._yielding = asyncio.create_task(self._announce_again())
+            self._settling = asyncio.create_task(self._give_way() if device_id > theirs else self._insist())
 
-    async def _announce_again(self) -> None:
+    async def _give_way(self) -> None:
+        """Without a goodbye: the name is still in use."""
+        assert self._zeroconf is not None
+        zeroconf = self._zeroconf.zeroconf
         async with self._renaming:
-            await self._withdraw()
+            infos, self._infos = self._infos, []
+            for info in infos:
+                zeroconf.registry.async_remove(info)
+                zeroconf.cache.async_remove_records((info.dns_service(), info.dns_text()))
             await self._announce()
+
+    async def _insist(self) -> None:
+        """Say again what belongs to the name, so that nobody keeps what the other one said."""
+        assert self._zeroconf is not None
+        for info in self._infos:
+            await self._zeroconf.async_update_service(info)
 
     async def _resolve(self, zeroconf: Zeroconf, name: str, instance: str) -> None:
         try:

@@ -173,6 +173,8 @@ class Sharing:
             yield Measure("labyard_peer_online", "gauge", "Whether a member is online", online, "peer")
         failsafe = self.member.failsafe_active() or (group is not None and group.failsafe_active)
         yield Measure("labyard_failsafe_active", "gauge", "Whether a failsafe is engaged", {"": float(failsafe)})
+        ignored = {"": float(self.member.ignored)}
+        yield Measure("labyard_allocations_ignored", "counter", "Allocations not from the controller", ignored)
         injected = dict(self.faults.injected)
         yield Measure("labyard_link_faults", "counter", "Faults injected into links to peers", injected, "kind")
 
