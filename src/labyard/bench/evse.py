@@ -48,14 +48,20 @@ def _pairs(bench: Bench, what: str) -> Iterator[Pairs]:
         yield pairs
 
 
+# One client for all: each reads the certificates of the world when it is made, which takes longer than a call.
+@cache
+def _http() -> httpx.Client:
+    return httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
+
+
 def _get(url: str) -> Any:
-    answer = httpx.get(url, timeout=10)
+    answer = _http().get(url)
     answer.raise_for_status()
     return answer.json()
 
 
 def _post(url: str, **body: Any) -> None:
-    answer = httpx.post(url, json=body, timeout=10)
+    answer = _http().post(url, json=body)
     if not answer.is_success:
         raise MeasureError(f"POST {url}: {answer.status_code} {answer.text}")
 

@@ -15,8 +15,8 @@ from integration.results import outcome, write_result
 from labyard.testing import HostLockError, host_lock
 from labyard.testing.evse import Pair, Pairs, Settings, backend_of
 
-# Fixtures that start gateways which find each other, or use the ports of the port plan.
-ALONE = {"pairs", "gateways", "evse_pairs", "pairs_with"}
+# Fixtures that use the ports of the port plan. Those of sharing/ have a network of their own.
+ALONE = {"evse_pairs", "pairs_with"}
 _began = time.monotonic()
 
 

@@ -6,9 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import docker
+import docker.errors
 import psutil
 import pytest
 import requests
@@ -16,7 +20,7 @@ import requests
 from integration.evse.peers import discover, wait_until_all_found
 from labyard.testing.evse import PairError, Pairs
 from labyard.testing.evse.processes import record_file
-from labyard.testing.evse.settings import installed
+from labyard.testing.evse.settings import IMAGE, installed
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -141,6 +145,38 @@ def test_no_engine_is_told(pairs_with: PairsWith, monkeypatch: pytest.MonkeyPatc
     pairs = pairs_with(LABYARD_EVSE_EMULATOR_IMPL="docker")
     with pytest.raises(PairError, match=r"Docker not available: .*LABYARD_EVSE_EMULATOR_IMPL=labyard"):
         pairs.start([OFFSET])
+
+
+@pytest.fixture
+def image() -> str:
+    """The emulator's image of this machine: what the environment names, the public one, or ours."""
+    try:
+        engine = docker.from_env()
+        for name in (os.environ.get("LABYARD_EVSE_EMULATOR_IMAGE"), IMAGE, "labyard/evse-emulator:latest"):
+            with suppress(docker.errors.ImageNotFound):
+                if name:
+                    engine.images.get(name)
+                    return name
+    except docker.errors.DockerException as problem:
+        pytest.skip(f"no Docker: {problem}")
+    pytest.skip("no image of the emulator is loaded: make evse-emulator-image")
+
+
+@pytest.mark.timeout(240)  # an engine without overlay copies the image for each container
+def test_a_container_takes_the_emulators_place(pairs_with: PairsWith, image: str) -> None:
+    engine, name = docker.from_env(), f"emulator_{OFFSET}"
+    # What a killed run left has the name and the ports.
+    engine.containers.run(image, name=name, detach=True, ports={"8080/tcp": ("127.0.0.1", 8080 + OFFSET)})
+    pairs = pairs_with(LABYARD_EVSE_EMULATOR_IMPL="docker", LABYARD_EVSE_EMULATOR_IMAGE=image)
+    (pair,) = pairs.start([OFFSET])
+    assert engine.containers.get(name).status == "running"
+    end = time.monotonic() + 20
+    while not requests.get(f"{pair['native_url']}/status", timeout=10).json()["evse_connected"]:
+        assert time.monotonic() < end, pairs.log("emulator", OFFSET) + pairs.log("gateway", OFFSET)
+        time.sleep(0.05)
+    pairs.stop()
+    with pytest.raises(docker.errors.NotFound):
+        engine.containers.get(name)
 
 
 @pytest.fixture

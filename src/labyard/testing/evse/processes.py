@@ -17,6 +17,7 @@ import psutil
 
 from labyard.testing.evse.containers import Containers
 from labyard.testing.evse.diagnosis import PairError, owner_of, port_in_use, socat_missing
+from labyard.testing.evse.pairs import POLL_NATIVE, wait_for_http_ready
 from labyard.testing.evse.settings import Ports, Settings, installed
 
 # In this order they are told to end.
@@ -56,7 +57,11 @@ class ProcessBackend:
         shutil.rmtree(self._home(offset), ignore_errors=True)
         storage.mkdir(parents=True)
         if self._containers is not None:
-            self._containers.start(offset, ports)
+            containers = self._containers
+            containers.start(offset, ports)
+            # The engine takes connections to its ports before the container does, and hangs up on them.
+            url = f"http://127.0.0.1:{ports.emulator}/api/status"
+            wait_for_http_ready(url, self._settings.http_wait, POLL_NATIVE, lambda: containers.ended(offset))
         else:
             self._run(
                 *("emulator", offset, str(installed("labyard-evse-emulator"))),
