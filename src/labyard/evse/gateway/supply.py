@@ -26,7 +26,7 @@ class Shaper:
     def __init__(self, caps: SafetyCaps) -> None:
         self.active = False
         self.max_power = 0
-        self.live_power = 0.0  # W, the car included
+        self.live_power: float = 0  # W, the car included
         self.current = 0  # A, what it allows
         self.updated_at: float | None = None
         self._caps = caps
@@ -53,8 +53,8 @@ class Divert:
     def __init__(self, claims: Claims) -> None:
         self.mode = FAST
         self.ratio = 1.1  # so much of the least power must be there to start
-        self.solar = 0.0  # W
-        self.grid = 0.0  # W, negative is export
+        self.solar: float = 0  # W
+        self.grid: float = 0  # W, negative is export
         self.rate = 0  # A
         self.updated_at: float | None = None
         self._by_grid = False
