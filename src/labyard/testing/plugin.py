@@ -14,6 +14,7 @@ import pytest
 
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab, LabHost
+from labyard.testing.charger_group import EvseGroup, first_group, wait_until
 from labyard.testing.machines import PoweredMachine
 from labyard.testing.netboot import NetbootApi
 from labyard.testing.probes import DhcpProbe, IscsiProbe, TftpProbe
@@ -94,6 +95,20 @@ def iscsi_probe(probe_host: LabHost, boot_host: LabHost) -> Callable[[str], Iscs
 def netboot_api(lab: Lab) -> NetbootApi:
     """The netboot service of the lab, logged in as admin."""
     return NetbootApi(lab)
+
+
+@pytest.fixture(scope="session")
+def evse_group(request: pytest.FixtureRequest) -> EvseGroup:
+    """The first charger group of the lab, whole and without cars. It needs no host but those of evse_hosts."""
+    lab = load_lab(request.config)
+    for host in lab.hosts("evse_hosts"):
+        if (result := host.run("true")).rc != 0:
+            pytest.fail(f"lab host {host.name} does not answer: {result.stderr.strip()}\nBuild the lab: make lab")
+    group = first_group(lab)
+    for pair in group.pairs:
+        pair.car("disconnect")
+    wait_until(lambda: group.is_whole, f"all chargers of {group.entry['id']} online; set it up: playbooks/evse.yml")
+    return group
 
 
 @pytest.fixture

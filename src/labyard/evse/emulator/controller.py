@@ -85,6 +85,7 @@ class Evse:
         self.current = 0.0  # A, drawn now
         self.relay_closed = False
         self.on = True
+        self.tests_itself = False  # after a boot
         self.events: deque[Event] = deque(maxlen=64)  # for those who do not read it
         self._rest: State | None = None  # SLEEPING or DISABLED, when told so
         self._limit_sleep = False
@@ -106,7 +107,7 @@ class Evse:
 
     @property
     def state(self) -> State:
-        if not self.on:
+        if not self.on or self.tests_itself:
             return State.STARTING
         if (fault := self.protection.state) is not None:
             return fault
@@ -245,7 +246,7 @@ class Evse:
         self.on = False
 
     def power_on(self) -> None:
-        """What a boot does: it tests itself, says so, and forgets what is volatile."""
+        """What a boot does: it begins to test itself, says so, and forgets what is volatile."""
         self._rest = None
         self._end_session()
         self.pilot.boot()
@@ -253,6 +254,10 @@ class Evse:
         self.echo = False
         self.protection.boot()
         self._boot_lock = self.locks_at_boot
+        self.on = self.tests_itself = True
         self.events.append(Booted(self.protection.post))
-        self._announce()  # still as STARTING
-        self.on = True
+        self._announce()  # as STARTING, though it may have been that before
+
+    def tested(self) -> None:
+        """The end of a boot: it does what the car wants."""
+        self.tests_itself = False

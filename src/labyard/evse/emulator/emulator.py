@@ -27,6 +27,8 @@ from labyard.evse.emulator.line import End, Line
 from labyard.evse.emulator.profile import PROFILES
 
 _REBOOT_SECONDS = 0.5
+# A gateway has that long to say what a car may draw, whatever command of its own the boot left it waiting for.
+_SELF_TEST_SECONDS = 1.0
 _BAD_CHECKSUM = "bad_checksum"
 
 log = structlog.get_logger(__name__)
@@ -109,6 +111,9 @@ class Emulator:
         self.line.silence(False)
         with self.change():
             self.evse.power_on()
+        await self.clock.sleep(_SELF_TEST_SECONDS)
+        with self.change():
+            self.evse.tested()
 
     def _command(self, end: End, text: bytes) -> None:
         """One command of one client, as it came, without its CR."""

@@ -142,9 +142,11 @@ async def test_a_reboot_in_mid_command(emulator: Emulator) -> None:
     late = Client(emulator)
     assert late.lines() == [] and client.ask("$GV") == []
     await settle()
-    await emulator.clock.advance(1)
-    expected = ["$AB 07 8.2.1", "$AT 00 01 32 0020", "$AT 07 01 32 0020"]
+    await emulator.clock.advance(0.5)
+    expected = ["$AB 07 8.2.1", "$AT 00 01 32 0020"]
     assert client.lines() == expected and late.lines() == expected
+    await emulator.clock.advance(1)
+    assert client.lines() == late.lines() == ["$AT 07 01 32 0020"]
     assert client.ask("S\r$GV") == ["$OK 8.2.1 5.0.1"], "the half line before the boot is gone"
 
 
@@ -272,8 +274,25 @@ async def test_disconnect_and_reboot(emulator: Emulator) -> None:
     assert two.ask("$SC 10") == []
     assert emulator.evse.pilot.stored_max == 32 and not emulator.evse.on
     await settle()
+    await emulator.clock.advance(0.5)
+    assert two.lines() == ["$AB 00 8.2.1", "$AT 00 01 32 0000"]
     await emulator.clock.advance(1)
-    assert two.lines() == ["$AB 00 8.2.1", "$AT 00 01 32 0000", "$AT 01 01 32 0000"]
+    assert two.lines() == ["$AT 01 01 32 0000"]
+
+
+async def test_a_booted_charger_waits_for_its_gateway(emulator: Emulator) -> None:
+    """Offers begin with what the gateway says, not with all that the charger has."""
+    client = Client(emulator)
+    with emulator.change():
+        emulator.evse.car.connect()
+        emulator.evse.car.request()
+    emulator.reboot()
+    await settle()
+    await emulator.clock.advance(0.5)
+    assert (emulator.evse.state, emulator.evse.current) == (State.STARTING, 0)
+    assert client.ask("$SC 8 V")[-1] == "$OK 8"
+    await emulator.clock.advance(1)
+    assert client.lines()[-1] == "$AT 03 03 8 0140" and emulator.evse.current == 8
 
 
 @given(
