@@ -82,8 +82,10 @@ def suite_s(bench: Bench) -> float:
         for name, value in clean_environment(venv=True).items()
         if not name.startswith("LABYARD_") and name not in ("NATIVE_BINARY_PATH", "NUM_INSTANCES")
     }
+    environment["LABYARD_EVSE_LOCK"] = "held"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", SUITE]
-    done = run(command, folder=bench.checkout, environment=environment, timeout=SUITE_SECONDS)
+    with host_lock("bench: suite_s", say=bench.say):
+        done = run(command, folder=bench.checkout, environment=environment, timeout=SUITE_SECONDS)
     said = done.output.rstrip().splitlines()[-1]
     if "14 passed" not in said or "skipped" in said:
         raise MeasureError(f"the 14 tests did not pass: {said}")
