@@ -11,10 +11,10 @@ LABYARD_MITOGEN ?= 1
 ANSIBLE := scripts/with-mitogen $(LABYARD_MITOGEN)
 PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
 
-.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-emulator-image bench destroy purge bootstrap lock
+.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration evse-emulator-image bench destroy purge bootstrap lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 bootstrap: ## install what the control machine needs (part of every other target)
 	@scripts/bootstrap
@@ -48,6 +48,9 @@ test: bootstrap ## all of it: lint, unit, integration, the lab, Molecule for eve
 
 vms-integration: bootstrap ## the VM manager's tests with real machines, inside the lab's first VM host
 	@$(PLAYBOOK) playbooks/vms_integration.yml
+
+evse-integration: bootstrap ## the charger pairs' tests, inside the lab's first charger host
+	@$(PLAYBOOK) playbooks/evse_integration.yml
 
 evse-emulator-image: bootstrap ## the charger emulator as a container image, labyard/evse-emulator:latest
 	@$(PLAYBOOK) playbooks/evse_emulator_image.yml

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from labyard import doctor as doctor_checks
 from labyard.client.commands import InventoryOption, JsonOption, console
+from labyard.evse.cli import app as evse
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab
 from labyard.netboot.cli import app as netboot
@@ -113,6 +114,7 @@ def show_console(name: MachineArgument, inventory: InventoryOption = DEFAULT_INV
 app.command(name="waterfall")(waterfall_command)
 app.add_typer(netboot, name="netboot")
 app.add_typer(vms, name="vms")
+app.add_typer(evse, name="evse")
 
 
 if __name__ == "__main__":

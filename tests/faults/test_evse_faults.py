@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from labyard.lab import LabHost
-from labyard.testing.evse import EvseGroup, EvsePair, wait_until
+from labyard.testing.charger_group import EvseGroup, EvsePair, wait_until
 
 PEERS = "/loadsharing/peers"
 # A peer whose status is out of this world. It never opens a web socket.

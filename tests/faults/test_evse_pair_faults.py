@@ -23,8 +23,9 @@ def charger_host(lab: Lab) -> LabHost:
 
 
 @pytest.fixture
-def apply(inventory: Inventory, charger_host: LabHost, tmp_path: Path) -> Apply:
+def apply(lab: Lab, charger_host: LabHost, tmp_path: Path) -> Apply:
     """Apply the role with other variables, and an environment."""
+    inventory = Inventory(lab.inventory.path.parent)
     playbook = tmp_path / "pairs.yml"
     playbook.write_text(f"- hosts: {charger_host.name}\n  gather_facts: true\n  roles: [evse_pair]\n")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from labyard.testing.evse import EvseGroup, EvsePair, wait_until
+from labyard.testing.charger_group import EvseGroup, EvsePair, wait_until
 
 ROOT = Path(__file__).parents[2]
 # What the contract gives gateways to find each other after they were told to look.

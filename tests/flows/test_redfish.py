@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from labyard.client.where import LabService
 from labyard.lab import Lab, LabHost, Machine
 from labyard.testing import NetbootApi, PoweredMachine
 from labyard.vms.client import Client
@@ -127,11 +128,10 @@ class TestSessions:
 class Redfish:
     """The emulator of a VM host, called from this machine as an operator would."""
 
-    def __init__(self, host: LabHost) -> None:
-        self.host = host
-        login = next(iter(host.value("bmc_users").items()))
-        url = f"http://{management_address(host)}:{host.value('bmc_http_port')}"
-        self.http = httpx.Client(base_url=url, auth=login, timeout=60)
+    def __init__(self, service: LabService) -> None:
+        self.host = service.host
+        login = next(iter(self.host.value("bmc_users").items()))
+        self.http = httpx.Client(base_url=service.url, auth=login, timeout=60)
 
     def get(self, path: str) -> dict[str, Any]:
         answer = self.http.get(path)
@@ -142,10 +142,6 @@ class Redfish:
     def change(self, method: str, path: str, body: dict[str, Any]) -> None:
         answer = self.http.request(method, path, json=body)
         assert answer.status_code == 204, f"{path}: {answer.status_code} {answer.text}"
-
-
-def management_address(host: LabHost) -> str:
-    return host.check("ip -4 -brief address show eth0").split()[2].split("/")[0]
 
 
 class Vm:
@@ -245,16 +241,15 @@ class Vm:
 
 @pytest.fixture(scope="module")
 def redfish(lab: Lab) -> Iterator[Redfish]:
-    emulator = Redfish(next(host for host in lab.hosts("vm_hosts") if "bmc" in host.roles))
+    emulator = Redfish(LabService(lab.inventory.path, "bmc"))
     with emulator.http:
         yield emulator
 
 
 @pytest.fixture(scope="module")
-def vms_api(redfish: Redfish) -> Iterator[Client]:
-    host = redfish.host
-    url = f"http://{management_address(host)}:{host.value('vms_http_port')}"
-    with Client(url, str(host.value("vms_api_token"))) as client:
+def vms_api(lab: Lab) -> Iterator[Client]:
+    service = LabService(lab.inventory.path, "vms")
+    with Client(service.url, service.value("api_token")) as client:
         yield client
 
 

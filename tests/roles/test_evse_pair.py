@@ -54,7 +54,7 @@ def pair(pairs: list[Pair]) -> Pair:
     return pairs[-1]
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 30) -> None:
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 
 COLLECTIONS = Path(__file__).parents[2] / "collections"
 PLUGINS = COLLECTIONS / "ansible_collections/labyard/lab/plugins"
+
+# How long an example takes says nothing on a machine that has other work as well.
+hypothesis.settings.register_profile("labyard", deadline=None)
+hypothesis.settings.load_profile("labyard")
 
 
 @pytest.fixture(scope="session")

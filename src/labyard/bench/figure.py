@@ -64,6 +64,14 @@ TARGETS: tuple[Target, ...] = (
     Target("vms.concurrent_s", "s", 60, "lower", "their start to the last one's userland"),
     Target("vms.suite_s", "s", 180, "lower", "the VM manager's tests with real machines"),
     Target("vms.leaks", "", 0, "lower", "processes, taps, leases and files that those tests left"),
+    Target("evse.suite_s", "s", 20, "lower", "the 14 tests of charger pairs, as processes of this machine"),
+    Target("evse.pair_ready_ms", "ms", 1500, "lower", "a charger pair from its start to ready, median"),
+    Target("evse.discovery_ms", "ms", 1000, "lower", "4 gateways asked to find each other until they have, median"),
+    Target("evse.discovery_20_ms", "ms", 3000, "lower", "the same with 20"),
+    Target("evse.pairs_per_host", "", 20, "higher", "pairs that charge in one group on this machine"),
+    Target("evse.rapi_rtt_us", "µs", 300, "lower", "a RAPI command and its reply, median"),
+    Target("evse.budget_violations", "", 0, "lower", "moments above the budget in a simulated day with faults"),
+    Target("evse.failsafe_s", "s", 6, "lower", "a member cut off until it has the safe current; timeout 5 s"),
 )
 
 

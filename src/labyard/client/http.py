@@ -84,8 +84,10 @@ def _tls() -> ssl.SSLContext:
 
 
 def error_text(status: int, body: Any, headers: Mapping[str, str]) -> str:
-    """One line of a service's error body: its `detail`, which is a text or a list of fields that are wrong."""
-    detail = body.get("detail", body) if isinstance(body, dict) else body
+    """One line of an error body: its `detail`, which is a text or a list of fields that are wrong; a charger's gateway
+    calls it `msg`, its emulator `error`."""
+    named = [body[key] for key in ("detail", "msg", "error") if key in body] if isinstance(body, dict) else []
+    detail = named[0] if named else body
     if isinstance(detail, list):
         detail = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in detail)
     if status == 429:

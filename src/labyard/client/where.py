@@ -25,12 +25,11 @@ class LabService:
     def host(self) -> LabHost:
         """ClientError when the inventory cannot be used or has no such host."""
         try:
-            found = next((host for host in Lab(self.inventory).hosts() if self.name in host.roles), None)
-        except InventoryError as error:
-            raise self._unknown(str(error)) from error
-        if found is None:
-            raise self._unknown(f"no host in {self.inventory} has {self.name} among its lab_roles")
-        return found
+            return hosts_with(self.inventory, self.name)[0]
+        except ClientError as error:
+            raise ClientError(
+                f"{error}; or say where the service is, with --url or LABYARD_{self.name.upper()}_URL"
+            ) from error
 
     def value(self, name: str) -> str:
         """A variable of the service, without the service's name; empty when it is not set."""
@@ -41,7 +40,7 @@ class LabService:
     def url(self) -> str:
         """http://HOST:PORT. ClientError when no host has the service, or the host does not answer."""
         listens = self.value("http_host")
-        return f"http://{listens if listens not in ('', '0.0.0.0') else _address(self.host)}:{self.value('http_port')}"
+        return f"http://{listens if listens not in ('', '0.0.0.0') else address(self.host)}:{self.value('http_port')}"
 
     def secret_file(self, name: str) -> Path | None:
         """The inventory's file with a generated secret of the service, if there is one."""
@@ -49,12 +48,21 @@ class LabService:
         file = folder / ".secrets" / f"{self.name}_{name}"
         return file if file.exists() else None
 
-    def _unknown(self, why: str) -> ClientError:
-        return ClientError(f"{why}; or say where the service is, with --url or LABYARD_{self.name.upper()}_URL")
+
+def hosts_with(inventory: Path, role: str) -> list[LabHost]:
+    """The hosts whose `lab_roles` name a role. ClientError when there is none, or the inventory cannot be used."""
+    try:
+        found = [host for host in Lab(inventory).hosts() if role in host.roles]
+    except InventoryError as error:
+        raise ClientError(str(error)) from error
+    if not found:
+        raise ClientError(f"no host in {inventory} has {role} among its lab_roles")
+    return found
 
 
-def _address(host: LabHost) -> str:
-    """Where this machine reaches a lab host: where Ansible does, or the address of its default route."""
+def address(host: LabHost) -> str:
+    """Where this machine reaches a lab host: where Ansible does, or the address of its default route. ClientError when
+    the host does not answer."""
     if host.url.startswith("ssh"):
         return str(host.value("ansible_host", host.name))
     found = host.run(f"ip -4 -json route get {SOMEWHERE}")

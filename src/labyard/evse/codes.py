@@ -26,6 +26,23 @@ class State(IntEnum):
     DISABLED = 0xFF
 
 
+# A car may draw in these: what is offered there is a live offer.
+OFFERING = (State.CONNECTED, State.CHARGING)
+_SLEEPING_LEGACY = 0xFD  # what the public emulator image says for sleeping
+_FIRST_FAULT, _LAST_FAULT = State.VENTILATION, State.EEPROM
+
+
+def state_name(code: int) -> str:
+    """For people."""
+    if code == _SLEEPING_LEGACY:
+        code = State.SLEEPING
+    return State(code).name.lower().replace("_", " ") if code in set(State) else f"state {code:#04x}"
+
+
+def is_fault(code: int) -> bool:
+    return _FIRST_FAULT <= code <= _LAST_FAULT
+
+
 class Vflag(IntFlag):
     AUTO_SERVICE_SKIPPED = 0x0001
     HARD_FAULT = 0x0002

@@ -14,7 +14,7 @@ import pytest
 
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab, LabHost
-from labyard.testing.evse import EvseGroup, first_group, wait_until
+from labyard.testing.charger_group import EvseGroup, first_group, wait_until
 from labyard.testing.machines import PoweredMachine
 from labyard.testing.netboot import NetbootApi
 from labyard.testing.probes import DhcpProbe, IscsiProbe, TftpProbe

@@ -1,15 +1,15 @@
-"""What a run of the tests marked `integration` amounts to: a line at its end, and build/vms-integration.json, which
-`make bench` reads."""
+"""What a run of the tests marked `integration` amounts to: build/vms-integration.json, which `make bench` reads."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+from integration.results import outcome, write_result
 
 ENABLED = os.environ.get("VMAN_ENABLE_INTEGRATION_TESTS") == "1"
 LEAKS = "leaks"
@@ -33,20 +33,13 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if not ENABLED:
+    found = outcome(terminalreporter)
+    if not ENABLED or found is None:
         return
     stats: dict[str, list[Any]] = terminalreporter.stats
     bad = stats.get("failed", []) + stats.get("error", [])
-    if not bad and not stats.get("passed"):
-        return  # all skipped: that is no result
-    result = {
-        "suite_s": round(time.monotonic() - _began, 1),
-        "passed": len(stats.get("passed", [])),
-        "skipped": len(stats.get("skipped", [])),
-        "failed": len(bad),
-        "leaks": sum(count for report in bad for name, count in report.user_properties if name == LEAKS),
-    }
+    leaks = sum(count for report in bad for name, count in report.user_properties if name == LEAKS)
+    result = {"suite_s": round(time.monotonic() - _began, 1), **found, "leaks": leaks}
     path = config.rootpath / "build/vms-integration.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result) + "\n")
-    terminalreporter.write_line(f"{result['suite_s']} s, {result['leaks']} things left behind: {path}")
+    write_result(path, result)
+    terminalreporter.write_line(f"{result['suite_s']} s, {leaks} things left behind: {path}")

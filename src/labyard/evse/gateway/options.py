@@ -11,7 +11,7 @@ from typing import Any, Literal
 from labyard.evse.gateway.storage import Storage
 
 Kind = Literal["string", "bool", "integer", "real"]
-FILE = "config.json"
+FILE = "options.json"
 DUMMY = "_DUMMY_PASSWORD"  # stands for a secret that is set; writing it changes nothing
 MAX_TEXT = 255
 

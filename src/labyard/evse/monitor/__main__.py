@@ -7,20 +7,16 @@ import argparse
 import asyncio
 import contextlib
 import json
-import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
+from labyard.evse.monitor.run import watch_group
 from labyard.evse.monitor.sample import Reader
-from labyard.evse.monitor.watch import Watch, look
-
-if TYPE_CHECKING:
-    from labyard.evse.monitor.watch import Line
-
-EMULATOR_PORT = 8080  # of pair 0
+from labyard.evse.monitor.watch import Line, Watch
+from labyard.evse.pairs import Pair
+from labyard.evse.ports import EMULATOR_PORT
 
 
 def arguments(words: list[str] | None) -> argparse.Namespace:
@@ -28,7 +24,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         prog="labyard-evse-monitor", description="Watch the current of a group of chargers against its budget."
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--emulators", nargs="+", metavar="URL", help="of the group's emulators")
+    which.add_argument("--emulators", nargs="+", metavar="[NAME=]URL", help="of the group's emulators")
     which.add_argument("--pairs", type=int, metavar="N", help=f"the emulators at ports {EMULATOR_PORT} + 0…N-1 here")
     parser.add_argument("--max-current", type=float, metavar="A", help="the group's maximum; default: the controller's")
     parser.add_argument("--safety-factor", type=float, default=1.0, metavar="F", help="of --max-current (default 1)")
@@ -45,39 +41,21 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     if options.max_current is None and options.controller is None:
         parser.error("--max-current or --controller is needed: what is the budget?")
     for name in ("interval", "time_scale"):
-        if getattr(options, name) <= 0:
+        if not getattr(options, name) > 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
+    if options.max_current is not None and not options.max_current >= 0:
+        parser.error("--max-current must be 0 or more")
+    if not 0 <= options.safety_factor <= 1:
+        parser.error("--safety-factor must be 0 to 1")
+    if options.user is not None and ":" not in options.user:
+        parser.error("--user must be NAME:PASSWORD")
+    if options.metrics_port is not None and not 1 <= options.metrics_port <= 65535:
+        parser.error("--metrics-port must be 1 to 65535")
     if options.pairs is not None:
         if not 1 <= options.pairs <= 64:
             parser.error("--pairs must be 1 to 64")
         options.emulators = [f"http://127.0.0.1:{EMULATOR_PORT + number}" for number in range(options.pairs)]
-    options.emulators = [url.rstrip("/") for url in options.emulators]
     return options
-
-
-async def watch_group(options: argparse.Namespace, watch: Watch, write: Callable[[Line], None]) -> bool:
-    """Pass by pass, until the time is over or a signal comes. Whether anything ever answered."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    auth = tuple(options.user.split(":", 1)) if options.user else None
-    controller = options.controller.rstrip("/") if options.controller else None
-    reader = Reader(options.emulators, controller, auth)
-    begun = due = time.monotonic()
-    answered = False
-    try:
-        while options.duration is None or time.monotonic() - begun < options.duration:
-            line, _ = await look(watch, reader, options.max_current is None, begun)
-            answered = answered or any(line["chargers"].values())
-            write(line)
-            due = max(due + options.interval, time.monotonic())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), due - time.monotonic())
-            if stop.is_set():
-                break
-    finally:
-        await reader.close()
-    return answered
 
 
 def main(words: list[str] | None = None) -> int:
@@ -94,12 +72,26 @@ def main(words: list[str] | None = None) -> int:
         except OSError as problem:
             print(f"labyard-evse-monitor: {problem}", file=sys.stderr)
             return 2
-        answered = asyncio.run(watch_group(options, watch, _writer(output)))
+        answered = asyncio.run(_watch(options, watch, _writer(output)))
     print(json.dumps({"summary": watch.summary()}), flush=True)
     if not answered:
         print("labyard-evse-monitor: no emulator has answered", file=sys.stderr)
         return 2
     return 1 if watch.violations else 0
+
+
+async def _watch(options: argparse.Namespace, watch: Watch, write: Callable[[Line], None]) -> bool:
+    user = tuple(options.user.split(":", 1)) if options.user else None
+    controller = Pair("", options.controller.rstrip("/"), "", credentials=user) if options.controller else None
+    reader = Reader([_emulator(text) for text in options.emulators], controller)
+    follow, interval, duration = options.max_current is None, options.interval, options.duration
+    return await watch_group(watch, reader, write, follow_budget=follow, interval=interval, duration=duration)
+
+
+def _emulator(text: str) -> Pair:
+    """Of [NAME=]URL; without a name it is called by its URL."""
+    name, _, url = text.rstrip("/").rpartition("=")
+    return Pair(name or url, "", url)
 
 
 def _writer(output: TextIO) -> Callable[[Line], None]:

@@ -21,6 +21,7 @@ class Watch:
         self.offered = Account(scale)
         self.passes = 0
         self.overdraws = 0  # passes in which a car drew more than its offer
+        self.incomplete = 0  # passes in which a charger did not answer: what it drew is not in the sum
         self.last: Line = {}
         self._budget = budget
         self._members: int | None = None
@@ -46,7 +47,7 @@ class Watch:
             self.offered.joined(now)
         self._members = group.members
 
-    def take(self, chargers: Mapping[str, Charger | None], now: float, committed: float | None = None) -> Line:
+    def take(self, chargers: Mapping[str, Charger | None], now: float, group: Group | None = None) -> Line:
         """One pass, as a line."""
         self.passes += 1
         seconds = 0.0 if self._at is None else now - self._at
@@ -58,13 +59,15 @@ class Watch:
             over["offered"] = self.offered.add(now, seconds, offered, self._budget)
         overdraw = [name for name, charger in chargers.items() if charger is not None and charger.overdraws]
         self.overdraws += bool(overdraw)
+        self.incomplete += None in chargers.values()
         self.last = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "t": round(now, 3),
             "budget": self._budget,
             "drawn": round(drawn, 2),
             "offered": round(offered, 2),
-            "committed": committed,
+            "committed": None if group is None else group.committed,
+            "failsafe": None if group is None else group.failsafe,
             "over": {kind: round(amps, 2) for kind, amps in over.items()},
             "violation": any(over.values()),
             "overdraw": overdraw,
@@ -80,23 +83,29 @@ class Watch:
             "offers_over_budget_ampere_seconds": round(self.offered.over_ampere_seconds, 3),
             "worst_over_a": round(max(self.drawn.worst, self.offered.worst), 2),
             "overdraw_passes": self.overdraws,
+            "incomplete_passes": self.incomplete,
         }
 
 
-async def look(watch: Watch, reader: Reader, follow_budget: bool, begun: float) -> tuple[Line, float]:
-    """One pass; also how long reading took, s."""
+async def look(watch: Watch, reader: Reader, follow_budget: bool, begun: float) -> Line:
+    """One pass; `pass_ms` is how long it took to read all chargers once."""
     start = time.monotonic()
-    group = await reader.group()
-    now = time.monotonic() - begun
-    watch.take_group(group, now, follow_budget)
+    group = await _look_at_group(watch, reader, follow_budget, begun)
     reading = time.monotonic()
     chargers = await reader.chargers()
     took = time.monotonic() - reading
-    if watch.needs_second_look(chargers):
+    if watch.needs_second_look(chargers):  # or the budget was raised after it was read
+        group = await _look_at_group(watch, reader, follow_budget, begun)
         chargers = await reader.chargers()
-    line = watch.take(chargers, start - begun, None if group is None else group.committed)
+    line = watch.take(chargers, start - begun, group)
     line["pass_ms"] = round(took * 1000, 1)
-    return line, took
+    return line
+
+
+async def _look_at_group(watch: Watch, reader: Reader, follow_budget: bool, begun: float) -> Group | None:
+    group = await reader.group()
+    watch.take_group(group, time.monotonic() - begun, follow_budget)
+    return group
 
 
 def _sums(chargers: Mapping[str, Charger | None]) -> tuple[float, float]:

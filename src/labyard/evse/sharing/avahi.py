@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import re
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Coroutine
 
 import structlog
@@ -24,6 +27,7 @@ _ESTABLISHED = re.compile(r"Established under name '(.+)'")
 _TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(\d{3})")
 BROWSE_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1
 
 
 def available() -> bool:
@@ -76,6 +80,7 @@ class AvahiResponder:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            preexec_fn=_end_with_the_gateway if sys.platform == "linux" else None,
         )
         self._publishers.append(process)
         self._run(self._read(process), "publish")
@@ -118,6 +123,11 @@ class AvahiResponder:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _end_with_the_gateway() -> None:
+    """In the child: also when the gateway is killed, nobody goes on announcing it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def parse_browse(output: str) -> list[Found]:

@@ -7,7 +7,7 @@ import base64
 import importlib
 import json
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from labyard.evse.sharing.directory import Found
@@ -54,20 +54,22 @@ class Calls:
             await self._client.aclose()
 
     async def _call(self, peer: str, method: str, url: str, content: Any, timeout: float) -> dict[str, Any]:
-        library = await asyncio.to_thread(importlib.import_module, "httpx")
         if self._client is None:
-            self._client = library.AsyncClient(verify=unverified(), trust_env=False, follow_redirects=False)
+            await asyncio.to_thread(importlib.import_module, "httpx")
+        import httpx
+
+        if self._client is None:
+            self._client = httpx.AsyncClient(verify=unverified(), trust_env=False, follow_redirects=False)
         try:
             await self.faults.call(peer)
             async with asyncio.timeout(timeout):
-                return await self._exchange(method, url, content)
-        except (library.HTTPError, library.InvalidURL, OSError, TimeoutError, ValueError) as problem:
+                return await self._exchange(self._client, method, url, content)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError, RecursionError) as problem:
             raise CallError(f"{method} {url}: {type(problem).__name__} {problem}".rstrip()) from None
 
-    async def _exchange(self, method: str, url: str, content: Any) -> dict[str, Any]:
-        assert self._client is not None
+    async def _exchange(self, client: httpx.AsyncClient, method: str, url: str, content: Any) -> dict[str, Any]:
         body: dict[str, Any] = {} if content is None else {"json": content}
-        async with self._client.stream(method, url, auth=self._credentials(), timeout=TIMEOUT, **body) as response:
+        async with client.stream(method, url, auth=self._credentials(), timeout=TIMEOUT, **body) as response:
             text = b""
             async for part in response.aiter_bytes():
                 text += part
@@ -89,10 +91,10 @@ def unverified() -> ssl.SSLContext:
     return context
 
 
-async def url_of(host: str, found: Found | None) -> tuple[str, str]:
+async def url_of(host: str, found: Found | None, own_addresses: Collection[str] = ()) -> tuple[str, str]:
     """Where to call a peer, and its address. A name is called by the address that was looked at, not by its name.
 
-    CallError: unknown, or neither discovered nor loopback, private or link-local.
+    CallError: unknown, or neither discovered nor loopback, private, link-local or of this machine.
     """
     if found is not None:
         return found.url, found.address
@@ -100,7 +102,7 @@ async def url_of(host: str, found: Found | None) -> tuple[str, str]:
     addresses = await resolve(where.name)
     if not addresses:
         raise CallError(f"{host}: mDNS has not found it, and the name does not resolve")
-    local = [address for address in addresses if is_local(address)]
+    local = [address for address in addresses if is_local(address) or str(address) in own_addresses]
     if not local:
         raise CallError(f"{host}: {addresses[0]} is neither local nor discovered, it is not called")
     address = str(local[0])

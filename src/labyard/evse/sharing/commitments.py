@@ -84,6 +84,3 @@ class Commitments:
     def room(self, member: str, budget: float) -> float:
         """How far this member's offer may go."""
         return budget - sum(self.amount(other) for other in self._outstanding if other != member)
-
-    def __contains__(self, member: str) -> bool:
-        return member in self._outstanding

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from labyard.evse.sharing.allocator import Rules
-from labyard.evse.sharing.calls import CallError, Calls, url_of
+from labyard.evse.sharing.calls import Calls
 from labyard.evse.sharing.demand import Report
 from labyard.evse.sharing.group import Group, Offer
 from labyard.evse.sharing.limit import Failsafe, Limit
-from labyard.evse.sharing.link import PeerLink, retry_delay
+from labyard.evse.sharing.link import PeerLink
+from labyard.evse.sharing.notices import Notices
 from labyard.evse.sharing.peers import Me, Peer, PeerBook
 from labyard.evse.sharing.settings import Settings
 
@@ -27,9 +28,6 @@ log = structlog.get_logger(__name__)
 
 TICK = 0.5  # s of the charger's clock
 LOOK_AFTER = 2  # ticks without the answer that frees current, until it is asked for
-RESET_TIMEOUT = 5.0  # s, real
-RESET_TRIES = 3
-RESET = {"loadsharing_enabled": False, "loadsharing_role": "", "loadsharing_controller_host": ""}
 
 
 def settings_of(options: Options) -> Settings:
@@ -72,9 +70,10 @@ class Controller:
         self._calls = calls
         self._apply = apply
         self._on_status = on_status
+        self._notices = Notices(book, calls, gateway.clock)
         self._kick = asyncio.Event()
+        self._tick: asyncio.Task[None] | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
         self._local = ""  # our own host, as a member
         self._shown: object = None
         self._awaited: dict[str, int] = {}
@@ -103,16 +102,17 @@ class Controller:
                     self._step(self.group)
                 await self._wait()
         finally:
-            for task in (*self._tasks.values(), *self._background):
+            self._notices.close()
+            for task in (*self._tasks.values(), *([self._tick] if self._tick else [])):
                 task.cancel()
 
     def let_go(self, peer: Peer) -> None:
         """A peer that left the group is told, in the background."""
-        self._in_background(self._reset(peer))
+        self._notices.let_go(peer)
 
     def introduce(self, peer: Peer) -> None:
         """Tell a peer that we are in one group (`reciprocal`), once, in the background."""
-        self._in_background(self._introduce(peer))
+        self._notices.introduce(peer, self._me.host)
 
     # What links tell
 
@@ -143,6 +143,10 @@ class Controller:
         group = self._group_of(host)
         return 0 if group is None else group.acknowledged(host)
 
+    def heartbeat_timeout(self) -> float:
+        """s"""
+        return float(self._gateway.options["loadsharing_heartbeat_timeout"])
+
     def member_config(self) -> dict[str, Any]:
         """What a member is told to be: not its priority, and not the rotation."""
         options = self._gateway.options
@@ -171,12 +175,14 @@ class Controller:
         return self.group if self.group is not None and host in self.group.members else None
 
     async def _wait(self) -> None:
-        """Until the next tick, or until something happens."""
-        tick = asyncio.ensure_future(self._gateway.clock.sleep(TICK) if self.group else asyncio.sleep(3600))
-        kick = asyncio.ensure_future(self._kick.wait())
-        _, left = await asyncio.wait((tick, kick), return_when=asyncio.FIRST_COMPLETED)
-        for task in left:
-            task.cancel()
+        """Until the next tick, or until something happens. A gateway that is no controller has no ticks."""
+        if self.group is None:
+            await self._kick.wait()
+        else:
+            if self._tick is None or self._tick.done():
+                self._tick = asyncio.create_task(self._gateway.clock.sleep(TICK))
+                self._tick.add_done_callback(lambda _: self._kick.set())
+            await self._kick.wait()
         self._kick.clear()
 
     def _reconcile(self) -> None:
@@ -203,17 +209,19 @@ class Controller:
             self.group.leave(host)
         if self._local not in self.group.members:
             self.group.join(self._local, now, local=True)
-        for host in wanted.keys() - set(self.group.members):
+        for host in [host for host in wanted if host not in self.group.members]:
             self.group.join(host, now, told_before=host in self._from_the_start)
             self._from_the_start.discard(host)
         self._drop_links(keep=wanted.keys())
-        for host in wanted.keys() - self.links.keys():
+        for host in [host for host in wanted if host not in self.links]:
+            self._notices.keep(host)
             link = self.links[host] = PeerLink(wanted[host], self, self._book, self._calls, self._gateway.clock)
             self._tasks[host] = asyncio.create_task(link.run())
 
     def _drop_links(self, keep: Any) -> None:
         for host in set(self.links) - set(keep):
             del self.links[host]
+            self._awaited.pop(host, None)
             self._tasks.pop(host).cancel()
 
     def _before_allocation(self) -> Limit | None:
@@ -276,26 +284,3 @@ class Controller:
             if self._awaited[host] > LOOK_AFTER:
                 self._awaited[host] = 0
                 link.look()
-
-    def _in_background(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _reset(self, peer: Peer) -> None:
-        for failures in range(RESET_TRIES):
-            try:
-                url, _ = await url_of(peer.host, self._book.found(peer))
-                await self._calls.post(peer.host, f"{url}/config", RESET, RESET_TIMEOUT)
-                return
-            except CallError as problem:
-                log.info("removed peer was not told", peer=peer.host, problem=str(problem))
-            await self._gateway.clock.sleep(retry_delay(failures))
-
-    async def _introduce(self, peer: Peer) -> None:
-        try:
-            url, _ = await url_of(peer.host, self._book.found(peer))
-            content = {"host": self._me.host, "reciprocal": False}
-            await self._calls.post(peer.host, f"{url}/loadsharing/peers", content, RESET_TIMEOUT)
-        except CallError as problem:
-            log.info("peer was not told that it was added", peer=peer.host, problem=str(problem))

@@ -84,7 +84,7 @@ class Demand:
 
     def offered(self, amps: float, now: float) -> None:
         """It was told."""
-        self.cap.offered(amps)
+        self.cap.offered(amps, self.report.pilot)
         if amps < self._least - EPSILON:
             self._offered_since = None
         elif self._offered_since is None:

@@ -1,7 +1,7 @@
 """What a car does not take is left to the others: contract 7, the demand cap.
 
 A car that is offered no more than its cap cannot show that it would take more. So a cap rises in small steps while the
-car takes all that it is offered; when it takes more with it, the cap is released, and when not, it goes back.
+car takes all that it is offered; as soon as it takes more with it, the cap is released, and when not, it goes back.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 MARGIN = 0.25  # A
 RISE = 0.5  # A
 PATIENCE = 6  # cycles: a car needs time to follow a higher offer, and is looked at again after as many
-STEP = 0.5  # A
+STEP = 0.5  # A: the most that shares may swing; two of them, since a pilot has whole amperes
 
 
 class DemandCap:
@@ -24,9 +24,10 @@ class DemandCap:
         self._probe = 0.0  # what was measured then
         self._stepped = 0.0  # how far the cap is above what was measured
 
-    def offered(self, amps: float) -> None:
-        """A higher offer: the car needs time to follow."""
-        if self._offer is not None and amps > self._offer + RISE:
+    def offered(self, amps: float, pilot: float) -> None:
+        """A higher offer than before, or, as the first one, than its pilot: the car needs time to follow."""
+        before = pilot if self._offer is None else self._offer
+        if amps > before + RISE:
             self._suspended = PATIENCE
         self._offer = amps
 
@@ -43,14 +44,15 @@ class DemandCap:
     ) -> float | None:
         """The cap in A after this cycle, None for none. `offer` is what the member was told last."""
         self.charges(charging)
-        self.offered(offer)
+        self.offered(offer, pilot)
         if not demanding or (self.cap is not None and self._released(measured)):
             self._reset()
         elif self._suspended:
             self._suspended -= 1
         elif charging and pilot > minimum and 0 < measured < pilot - MARGIN:
             self._lower(max(measured, minimum), measured)
-        elif self.cap is not None and self._cycles == 0 and measured >= pilot - MARGIN:
+        # One step in the cycle of the probe, and one in the next.
+        elif self.cap is not None and measured >= pilot - MARGIN and self._cycles == self._stepped / STEP:
             self.cap += STEP
             self._stepped += STEP
         return self.cap
@@ -69,9 +71,9 @@ class DemandCap:
             self.cap = min(cap, self.cap)
 
     def _released(self, measured: float) -> bool:
-        """Whether it takes more than it is capped at, or more than at the last probe."""
+        """Whether it takes more than it is known to, or more than at the last probe."""
         assert self.cap is not None
-        if measured >= self.cap + MARGIN:
+        if measured >= self.cap - self._stepped + MARGIN:
             return True
         self._cycles += 1
         if self._cycles < PATIENCE:

@@ -29,6 +29,12 @@ class Found:
         return f"{self.instance}.local" + ("" if self.port in STANDARD_PORTS else f":{self.port}")
 
     @property
+    def names(self) -> tuple[str, str]:
+        """What it may be called, without its port; lower case."""
+        name = self.instance.lower()
+        return name, f"{name}.local"
+
+    @property
     def url(self) -> str:
         scheme = "https" if self.ssl else "http"
         return f"{scheme}://{self.address}" + ("" if self.port in STANDARD_PORTS else f":{self.port}")

@@ -74,30 +74,27 @@ class Discovery:
         """Ask at once."""
         self._triggered.set()
 
-    async def announce(self, announcement: Announcement) -> None:
+    def announce(self, announcement: Announcement) -> None:
+        """From now on under that name."""
         self._announcement = announcement
-        if self._responder is not None:
-            await self._responder.announce(announcement)
-            self._on_change()
+        self.trigger()
 
     async def run(self) -> None:
         """Until cancelled."""
         self._responder = await self._start()
         if self._responder is None:
             return
-        await self._responder.announce(self._announcement)  # if it has become another meanwhile
         self._on_change()
         due = time.monotonic() + FIRST_SWEEP
         while True:
             triggered = await self._wait_for_trigger(due - time.monotonic())
             now = time.monotonic()
-            if triggered or not self.directory.all_heard_since(now - FRESH):
-                await self._sweep(now)
             if not triggered:
                 due = max(now, due) + SWEEP_INTERVAL
-                await self._responder.look_at_interfaces()
-            if self.directory.forget(time.monotonic()):
-                self._on_change()
+            try:
+                await self._turn(self._responder, now, triggered)
+            except OSError as problem:  # interfaces come and go, also while they are looked at
+                log.warning("mDNS could not do its work this time", problem=str(problem))
 
     async def close(self) -> None:
         if self._responder is not None:
@@ -119,13 +116,22 @@ class Discovery:
                 await responder.close()
         return None
 
-    async def _sweep(self, begun: float) -> None:
+    async def _turn(self, responder: Responder, now: float, triggered: bool) -> None:
+        before = responder.instance
+        await responder.announce(self._announcement)  # does nothing while it is the same
+        if triggered or not self.directory.all_heard_since(now - FRESH):
+            await self._sweep(responder, now)
+        if not triggered:
+            await responder.look_at_interfaces()
+        if self.directory.forget(time.monotonic()) or responder.instance != before:
+            self._on_change()
+
+    async def _sweep(self, responder: Responder, begun: float) -> None:
         """Ask, twice; who was not heard by then is offline. A trigger meanwhile begins anew."""
-        assert self._responder is not None
         await asyncio.sleep(self._next_query - begun)
         self._next_query = time.monotonic() + QUERY_GAP
         for _ in range(2):
-            self._responder.query()
+            responder.query()
             if await self._wait_for_trigger(REPEAT):
                 self._triggered.set()
                 return

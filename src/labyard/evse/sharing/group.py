@@ -18,6 +18,8 @@ from labyard.evse.sharing.settings import CYCLE_SECONDS, Settings
 
 # A member is in its failsafe at the latest so long after its timeout: contract 6.3, and a tick of the car.
 ENGAGE_SECONDS = 2.0
+# Our own EVSE goes on as it was until it answers. One that has not by then is taken to be none.
+ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Offer:
 @dataclass
 class _Member:
     local: bool = False
+    joined: float = 0.0
     demand: Demand = field(default_factory=Demand)
     seen: bool = False
     linked: bool = False
@@ -72,9 +75,9 @@ class Group:
 
     def join(self, id: str, now: float, local: bool = False, told_before: bool = False) -> None:
         """`told_before`: an earlier run of this controller may have told it anything up to the whole budget."""
-        self._members[id] = _Member(local=local, linked=local, sent=now if told_before else None)
-        amps = self.settings.rules.budget if told_before else self.settings.assumed_current
-        self.commitments.join(id, 0.0 if local else amps)
+        self._members[id] = _Member(local=local, joined=now, linked=local, sent=now if told_before else None)
+        may_be_anything = told_before or local
+        self.commitments.join(id, self.settings.rules.budget if may_be_anything else self.settings.assumed_current)
         self._dirty = True
 
     def leave(self, id: str) -> None:
@@ -90,7 +93,7 @@ class Group:
         if not member.seen:
             member.seen = True
             drawing = report.pilot if report.charging else 0.0
-            self.commitments.join(id, max(drawing, 0.0 if member.local else self.settings.failsafe_current))
+            self.commitments.join(id, max(drawing, self.settings.failsafe_current))
             self._dirty = True
         if not self._forgotten(member, now):  # else the report is old, or soon untrue
             self.commitments.seen(id, acked, now, pilot=report.pilot, charging=report.charging, minimum=report.minimum)
@@ -142,18 +145,6 @@ class Group:
             self._recompute(now)
         return self._offers(now, heartbeat)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a step now may send something: an offer waits for current that others must free first."""
-        return self._dirty or any(
-            member.reachable and member.told != member.target for member in self._members.values()
-        )
-
-    @property
-    def next_step(self) -> float:
-        """When `step` has something to do at the latest, if nothing happens."""
-        return 0.0 if self._next_cycle is None else min(self._next_cycle, self._next_heartbeat)
-
     # What is so
 
     def online(self, id: str) -> bool:
@@ -199,23 +190,7 @@ class Group:
 
     def config_issues(self) -> list[str]:
         """Settings that cannot work out, each as a sentence."""
-        rules, count = self.settings.rules, len(self._members)
-        issues = []
-        if rules.max_current <= 0:
-            issues.append("loadsharing_group_max_current is 0: nothing is allocated")
-            return issues
-        total = count * self.settings.failsafe_current
-        if total > rules.budget + EPSILON:
-            issues.append(
-                f"loadsharing_failsafe_safe_current: {count} members without their controller may draw {total:g} A "
-                f"of {rules.budget:g} A"
-            )
-        if rules.failsafe_mode == "safe_current" and rules.assumed_current < self.settings.safe_current:
-            issues.append(
-                "loadsharing_failsafe_peer_assumed_current is below loadsharing_failsafe_safe_current: an offline "
-                "member may draw more than was assumed"
-            )
-        return issues
+        return self.settings.issues(len(self._members))
 
     # The steps of a step
 
@@ -235,6 +210,8 @@ class Group:
                 self._dirty = True
             if not reachable:
                 self._may_fail_safe(id)
+            if member.local and not member.seen and now - member.joined >= ANSWER_SECONDS:
+                self.commitments.join(id, 0.0)
             if not online:
                 self._settle(id, member, now)
             elif member.demand.look(now):

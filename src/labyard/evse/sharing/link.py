@@ -17,7 +17,7 @@ import structlog
 
 from labyard.evse.clock import Clock
 from labyard.evse.sharing import wire
-from labyard.evse.sharing.calls import CallError, Calls, unverified, url_of
+from labyard.evse.sharing.calls import CallError, Calls, unverified
 from labyard.evse.sharing.demand import Report
 from labyard.evse.sharing.group import Offer
 from labyard.evse.sharing.peers import Peer, PeerBook
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PING = 15.0  # s, real; twice as long without an answer is stale
-MAX_WAITING = 64
+MAX_WAITING = 64  # offers that wait to be sent, or for their pong
 MAX_MESSAGE = 64 * 1024
 
 
@@ -42,6 +42,7 @@ class Owner(Protocol):
     def peer_acked(self, host: str, seq: int, sent_at: float) -> None: ...
     def acknowledged(self, host: str) -> int: ...
     def member_config(self) -> dict[str, Any]: ...
+    def heartbeat_timeout(self) -> float: ...
 
 
 def retry_delay(failures: int) -> float:
@@ -76,6 +77,8 @@ class PeerLink:
                 await self._talk()
             except CallError as problem:
                 log.info("peer is not to be reached", peer=self.peer.host, problem=str(problem))
+            except Exception:  # whatever a peer may do, it is tried again
+                log.exception("link to a peer failed", peer=self.peer.host)
             finally:
                 self._unlink()
             delay = retry_delay(self._failures)
@@ -85,7 +88,7 @@ class PeerLink:
     def send(self, offer: Offer, now: float) -> None:
         if not self._linked:
             return
-        if self._outgoing.full():  # it reads nothing
+        if self._outgoing.full() or len(self._pings) >= MAX_WAITING:  # it reads nothing, or does not answer
             self.cut()
             return
         self._outgoing.put_nowait((offer, now))
@@ -110,8 +113,10 @@ class PeerLink:
 
     async def _introduce(self) -> bool:
         """Who and how it is. False: it is another peer under a second name."""
-        self.url, self.peer.address = await url_of(self.peer.host, self._book.found(self.peer))
+        self.url, self.peer.address = await self._book.where(self.peer)
         await self._look()
+        if wire.report(self.status) is None:
+            raise CallError(f"{self.url}/status: it tells no state and pilot")
         config = await self._calls.get(self.peer.host, f"{self.url}/config")
         device_id = _text(config.get("wifi_serial")).lower()
         return self._book.learned(self.peer, device_id, _text(config.get("hostname")), _text(config.get("version")))
@@ -146,7 +151,11 @@ class PeerLink:
     async def _converse(self) -> None:
         from websockets.asyncio.client import connect
 
-        async with connect(
+        class Connect(connect):
+            def process_redirect(self, exc: Exception) -> Exception | str:
+                return exc  # a peer does not say where else we call
+
+        async with Connect(
             f"ws{self.url.removeprefix('http')}/ws",
             additional_headers=self._calls.authorization(),
             max_size=MAX_MESSAGE,
@@ -214,7 +223,7 @@ class PeerLink:
             offer, now = await self._outgoing.get()
             if not await self._calls.faults.message(self.peer.host):
                 continue
-            expires = self._owner.member_config()["loadsharing_heartbeat_timeout"]
+            expires = self._owner.heartbeat_timeout()
             await connection.send(json.dumps(wire.allocation(offer, expires)))
             self._pings.append((offer.seq, now))
             await connection.send('{"ping":1}')

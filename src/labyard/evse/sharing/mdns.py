@@ -65,7 +65,8 @@ class OwnResponder:
         self._machine: list[IPv4Interface] = []  # all that this machine has
         self._interfaces: list[IPv4Interface] = []  # of them those in use
         self._resolving: dict[str, asyncio.Task[None]] = {}
-        self._yielding: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
+        self._renaming = asyncio.Lock()
 
     async def start(self) -> None:
         """Listen, and announce under a name that nobody has. OSError: port 5353 is not to be had."""
@@ -81,13 +82,16 @@ class OwnResponder:
         if self._names:
             await self._hear_nothing_else()
         self._zeroconf.zeroconf.async_add_listener(_listener(self._records), None)
-        await self._announce(self._announcement)
+        async with self._renaming:
+            await self._announce()
 
     async def announce(self, announcement: Announcement) -> None:
         """Under another name, or with other properties, from now on."""
         if self._zeroconf is not None and announcement != self._announcement:
-            await self._withdraw()
-            await self._announce(announcement)
+            self._announcement = announcement
+            async with self._renaming:
+                await self._withdraw()
+                await self._announce()
 
     def query(self) -> None:
         from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]
@@ -108,7 +112,7 @@ class OwnResponder:
 
     async def close(self) -> None:
         """Says goodbye."""
-        for task in (*self._resolving.values(), *([self._yielding] if self._yielding else [])):
+        for task in (*self._resolving.values(), *([self._settling] if self._settling else [])):
             task.cancel()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
@@ -139,13 +143,13 @@ class OwnResponder:
         for info in infos:
             await self._zeroconf.async_unregister_service(info)
 
-    async def _announce(self, announcement: Announcement) -> None:
+    async def _announce(self) -> None:
         assert self._zeroconf is not None
-        self._announcement = announcement
+        announcement = self._announcement
         for number in range(1, MAX_NAMES + 1):
             name = announcement.hostname if number == 1 else f"{announcement.hostname}-{number}"
             infos = [self._info(kind, name) for kind in (SERVICE, WEB)]
-            if await self._is_taken(infos[0].name):
+            if await self._is_taken(infos[0]):
                 log.info("another gateway has this name", name=name)
                 continue
             for info in infos:
@@ -155,8 +159,12 @@ class OwnResponder:
             return
         log.error("all names are taken, not announced", name=announcement.hostname)
 
-    async def _is_taken(self, name: str) -> bool:
-        """Probe. The library's own probing asks for unicast answers, which another socket of this machine may get."""
+    async def _is_taken(self, info: AsyncServiceInfo) -> bool:
+        """Probe. The library's own probing asks for unicast answers, which another socket of this machine may get.
+
+        With the record that we would have, it is a probe and no question: whoever has the name answers at once, also
+        what it has told everyone a moment ago.
+        """
         from zeroconf import DNSOutgoing, DNSQuestion, current_time_millis  # type: ignore[attr-defined]
         from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_SRV
 
@@ -164,11 +172,13 @@ class OwnResponder:
         zeroconf = self._zeroconf.zeroconf
         await zeroconf.async_wait_for_start()
         for _ in range(PROBES):
-            question = DNSOutgoing(_FLAGS_QR_QUERY)
-            question.add_question(DNSQuestion(name, _TYPE_SRV, _CLASS_IN))
-            zeroconf.async_send(question)
+            probe = DNSOutgoing(_FLAGS_QR_QUERY)
+            probe.add_question(DNSQuestion(info.name, _TYPE_SRV, _CLASS_IN))
+            probe.authorities.append(info.dns_service())  # type: ignore[arg-type]  # RFC 6762 8.2: any record
+            zeroconf.async_send(probe)
             await asyncio.sleep(PROBE_SECONDS)
-            if any(not record.is_expired(current_time_millis()) for record in zeroconf.cache.entries_with_name(name)):
+            known = zeroconf.cache.entries_with_name(info.name)
+            if any(not record.is_expired(current_time_millis()) for record in known):
                 return True
         return False
 
@@ -208,13 +218,26 @@ class OwnResponder:
             return
         device_id = self._announcement.properties.get("id", "")
         theirs = properties_of(text).get("id", device_id)
-        if device_id > theirs and (self._yielding is None or self._yielding.done()):
+        if device_id != theirs and (self._settling is None or self._settling.done()):
             log.info("another gateway has this name as well", name=self.instance, id=theirs)
-            self._yielding = asyncio.create_task(self._announce_again())
+            self._settling = asyncio.create_task(self._give_way() if device_id > theirs else self._insist())
 
-    async def _announce_again(self) -> None:
-        await self._withdraw()
-        await self._announce(self._announcement)
+    async def _give_way(self) -> None:
+        """Without a goodbye: the name is still in use."""
+        assert self._zeroconf is not None
+        zeroconf = self._zeroconf.zeroconf
+        async with self._renaming:
+            infos, self._infos = self._infos, []
+            for info in infos:
+                zeroconf.registry.async_remove(info)
+                zeroconf.cache.async_remove_records((info.dns_service(), info.dns_text()))
+            await self._announce()
+
+    async def _insist(self) -> None:
+        """Say again what belongs to the name, so that nobody keeps what the other one said."""
+        assert self._zeroconf is not None
+        for info in self._infos:
+            await self._zeroconf.async_update_service(info)
 
     async def _resolve(self, zeroconf: Zeroconf, name: str, instance: str) -> None:
         try:
@@ -236,6 +259,9 @@ class OwnResponder:
         if not addresses or not info.port:
             return
         told = {key.lower(): value or "" for key, value in info.decoded_properties.items()}
+        own_id = self._announcement.properties.get("id")
+        if (told.get("id"), info.port) == (own_id, self._announcement.port):
+            return  # we ourselves, under the name that we had before
         self._on_heard(
             Found(
                 instance,

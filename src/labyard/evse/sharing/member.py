@@ -71,8 +71,10 @@ class Member:
         """Options changed, or are there for the first time: a member begins in its failsafe."""
         if not self.active:
             if self.limit is not None:
-                self.limit = None
+                left, self.limit = self.limit.failsafe.controller_host, None
                 self._apply(None)
+                if self._options["loadsharing_role"] == "":
+                    self._on_leave(left)
             return
         failsafe = Failsafe(
             self._options["loadsharing_controller_host"],
@@ -143,7 +145,6 @@ class Member:
         if role == "member" and values.get("loadsharing_controller_host", self._options["loadsharing_controller_host"]):
             values["loadsharing_enabled"] = True
         elif role == "" and self.active:
-            self._on_leave(self._options["loadsharing_controller_host"])
             values |= {"loadsharing_enabled": False, "loadsharing_controller_host": ""}
         if any(key.startswith("loadsharing_") and self._options[key] != value for key, value in values.items()):
             values["loadsharing_config_version"] = self._options["loadsharing_config_version"] + 1
@@ -162,23 +163,26 @@ class Member:
 
     def _controller_addresses(self) -> frozenset[str]:
         """As far as they are known."""
-        host = self._options["loadsharing_controller_host"].strip().lower()
-        name, _, addresses = self._resolved
-        known = addresses if name == host else frozenset()
+        name = self._controller_name()
+        resolved, _, addresses = self._resolved
+        known = addresses if resolved == name else frozenset()
         for found in self._directory():
-            if found.host.lower() == host:
+            if name in found.names:
                 known |= {found.address, *found.addresses}
         return known
+
+    def _controller_name(self) -> str:
+        """Without its port: from which it calls is not said. "": it can be no host."""
+        try:
+            return split_host(self._options["loadsharing_controller_host"]).name
+        except ValueError:
+            return ""
 
     async def _is_controller(self, client: str) -> bool:
         if self._is_here(client) or client in self._controller_addresses():
             return True
-        host = self._options["loadsharing_controller_host"].strip().lower()
-        name, at, _ = self._resolved
-        if name != host or time.monotonic() - at > RESOLVED_SECONDS:
-            try:
-                addresses = await resolve(split_host(host).name)
-            except ValueError:
-                addresses = []
-            self._resolved = host, time.monotonic(), frozenset(map(str, addresses))
+        name = self._controller_name()
+        resolved, at, _ = self._resolved
+        if name and (resolved != name or time.monotonic() - at > RESOLVED_SECONDS):
+            self._resolved = name, time.monotonic(), frozenset(map(str, await resolve(name)))
         return client in self._controller_addresses()

@@ -6,9 +6,17 @@ import asyncio
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
+
+# Loopback, private and link-local. Not what `is_private` of the library means: that is more, down to the networks of
+# documents and class E.
+_LOCAL = [
+    *map(ip_network, ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")),
+    *map(ip_network, ("::1/128", "fc00::/7", "fe80::/10")),
+]
+_NOT_IN_A_NAME = frozenset("/\\?#@[]<>%\"'`")
 
 
 def own_interfaces(names: Collection[str] = ()) -> list[IPv4Interface]:
@@ -33,12 +41,8 @@ def announced_addresses(interfaces: list[IPv4Interface]) -> list[str]:
 
 def is_local(address: Address) -> bool:
     """Loopback, private or link-local: what is certainly not out in the internet."""
-    mapped = getattr(address, "ipv4_mapped", None)
-    if mapped is not None:
-        address = mapped
-    if address.is_unspecified or address.is_multicast:
-        return False
-    return address.is_loopback or address.is_private or address.is_link_local
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in _LOCAL)
 
 
 def parse(text: str) -> Address | None:
@@ -62,7 +66,7 @@ class HostPort:
 
 
 def split_host(host: str) -> HostPort:
-    """Lower case, without a trailing dot. ValueError: the port is no port, or there is no name."""
+    """Lower case, without a trailing dot. ValueError: the port is no port, or the name can be none."""
     host = host.strip().lower()
     if host.startswith("["):
         name, _, rest = host[1:].partition("]")
@@ -72,9 +76,21 @@ def split_host(host: str) -> HostPort:
     else:
         name, _, port = host.partition(":")
     name = name.rstrip(".")
-    if not name or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+    address = parse(name)
+    if address is not None and "%" not in name:
+        name = str(address)  # written in one way only
+    port_is_bad = port and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536)
+    if port_is_bad or not (name if address is not None else _may_be_name(name)):
         raise ValueError(f"{host!r} is no host name or address with a port")
     return HostPort(name, int(port) if port else None)
+
+
+def _may_be_name(name: str) -> bool:
+    return (
+        bool(name)
+        and ":" not in name
+        and not any(not c.isprintable() or c.isspace() or c in _NOT_IN_A_NAME for c in name)
+    )
 
 
 async def resolve(name: str) -> list[Address]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Iterable
@@ -46,7 +45,9 @@ class Sharing:
         self._mode = mode_from_environment()
         self._addresses: tuple[float, list[str]] = (0.0, [])
         self.me = Me(gateway.identity.device_id, gateway.port, self.names, self.addresses)
-        self.book = PeerBook(gateway.storage, lambda: self.directory, self.addresses, self._peers_changed)
+        self.book = PeerBook(
+            gateway.storage, lambda: self.directory, self.addresses, self._peers_changed, gateway.identity.device_id
+        )
         self.controller = Controller(
             gateway, self.me, self.book, self.calls, self._limit_as_controller, self._status_changed
         )
@@ -110,7 +111,7 @@ class Sharing:
 
     def _options_changed(self, keys: frozenset[str]) -> None:
         if "hostname" in keys and self.discovery is not None:
-            asyncio.get_running_loop().create_task(self.discovery.announce(self._announcement()))
+            self.discovery.announce(self._announcement())
         if keys & KEYS:
             self.member.configure()
         if "hostname" in keys or any(key.startswith("loadsharing_") for key in keys):
@@ -172,6 +173,8 @@ class Sharing:
             yield Measure("labyard_peer_online", "gauge", "Whether a member is online", online, "peer")
         failsafe = self.member.failsafe_active() or (group is not None and group.failsafe_active)
         yield Measure("labyard_failsafe_active", "gauge", "Whether a failsafe is engaged", {"": float(failsafe)})
+        ignored = {"": float(self.member.ignored)}
+        yield Measure("labyard_allocations_ignored", "counter", "Allocations not from the controller", ignored)
         injected = dict(self.faults.injected)
         yield Measure("labyard_link_faults", "counter", "Faults injected into links to peers", injected, "kind")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from labyard.evse.gateway.storage import Storage
+from labyard.evse.sharing.calls import url_of
 from labyard.evse.sharing.directory import Directory, Found
 from labyard.evse.sharing.network import HostPort, parse, split_host
 
@@ -50,7 +51,7 @@ class Me:
             return False
         names = {name.lower() for name in self._names()}
         known = names | {f"{name}.local" for name in names} | {self.device_id, "localhost", *self._addresses()}
-        return host.name in known or host.name.startswith("127.")
+        return host.name in known or _is_loopback(host.name)
 
 
 class PeerBook:
@@ -60,10 +61,12 @@ class PeerBook:
         self,
         storage: Storage,
         directory: Callable[[], Directory],
-        own_addresses: Callable[[], Iterable[str]],
+        own_addresses: Callable[[], Collection[str]],
         on_change: Callable[[], None],
+        own_id: str = "",
     ) -> None:
         self._storage = storage
+        self._own_id = own_id
         self._own_addresses = own_addresses
         self._directory = directory
         self._on_change = on_change
@@ -82,9 +85,13 @@ class PeerBook:
         """By its host, or by another name of the same device."""
         if host.text in self._peers:
             return self._peers[host.text]
-        found = self._found_at(host)
-        device_id = found.device_id if found is not None else host.name if host.port is None else ""
-        return next((peer for peer in self._peers.values() if device_id and peer.device_id == device_id), None)
+        found, place = self._found_at(host), self._place(host)
+        for peer in self._peers.values():
+            same_device = found is not None and self.found(peer) == found
+            is_id = host.port is None and host.name == peer.device_id
+            if same_device or is_id or self._place(split_host(peer.host)) == place:
+                return peer
+        return None
 
     def add(self, host: HostPort) -> Peer:
         """Not in it yet. ValueError: there are 64."""
@@ -98,11 +105,20 @@ class PeerBook:
         return peer
 
     def remove(self, peer: Peer) -> None:
-        del self._peers[peer.host]
-        self._changed()
+        """Nothing happens if it is not in it any more."""
+        if self._peers.get(peer.host) is peer:
+            del self._peers[peer.host]
+            self._changed()
 
     def learned(self, peer: Peer, device_id: str, name: str, version: str) -> bool:
-        """What a peer says of itself. False: the same device is here under another name, and this entry is gone."""
+        """What a peer says of itself. False: this entry is gone, as it is a second name of another peer, or of this
+        gateway itself."""
+        if self._peers.get(peer.host) is not peer:
+            return False
+        if device_id and device_id == self._own_id:
+            log.warning("peer is this gateway itself, dropped", peer=peer.host)
+            self.remove(peer)
+            return False
         if (peer.device_id, peer.name, peer.version) == (device_id, name, version):
             return True
         peer.device_id, peer.name, peer.version = device_id, name, version
@@ -122,10 +138,20 @@ class PeerBook:
                     return found
         return self._found_at(split_host(peer.host))
 
+    async def where(self, peer: Peer) -> tuple[str, str]:
+        """The URL to call it at, and its address. CallError: it is not known, or may not be called."""
+        return await url_of(peer.host, self.found(peer), self._own_addresses())
+
+    def _place(self, host: HostPort) -> tuple[str, int]:
+        """The same for all ways to write it."""
+        here = _is_loopback(host.name) or host.name in self._own_addresses()
+        return "localhost" if here else host.name, host.port or STANDARD_PORT
+
     def _found_at(self, host: HostPort) -> Found | None:
+        """By name: mDNS tells the port as well, it may be left out. By address: a machine may have many gateways."""
         address = parse(host.name)
         for found in self._directory():
-            if found.host.lower() == host.text:
+            if host.name in found.names and host.port in (None, found.port):
                 return found
             if address is not None and (host.port or STANDARD_PORT) == found.port:
                 here = address.is_loopback and found.address in self._own_addresses()
@@ -136,6 +162,11 @@ class PeerBook:
     def _changed(self) -> None:
         self._storage.write(FILE, {"peers": [{"id": peer.device_id, "host": peer.host} for peer in self]})
         self._on_change()
+
+
+def _is_loopback(name: str) -> bool:
+    address = parse(name)
+    return name == "localhost" or (address is not None and address.is_loopback)
 
 
 def _stored(content: Any) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labyard.evse.sharing.allocator import Rules
+from labyard.evse.sharing.allocator import EPSILON, Rules
 
 CYCLE_SECONDS = 5.0
 # The others are lowered so long before a member that hears nothing may rise to its safe current.
@@ -41,3 +41,22 @@ class Settings:
         if not self.two_phase:
             return self.rules.assumed_current
         return max(self.rules.assumed_current, self.failsafe_current)
+
+    def issues(self, members: int) -> list[str]:
+        """What cannot work out in a group of so many, each as a sentence."""
+        rules = self.rules
+        if rules.max_current <= 0:
+            return ["loadsharing_group_max_current is 0: nothing is allocated"]
+        found = []
+        total = members * self.failsafe_current
+        if total > rules.budget + EPSILON:
+            found.append(
+                f"loadsharing_failsafe_safe_current: {members} members without their controller may draw {total:g} A "
+                f"of {rules.budget:g} A"
+            )
+        if rules.failsafe_mode == "safe_current" and rules.assumed_current < self.safe_current:
+            found.append(
+                "loadsharing_failsafe_peer_assumed_current is below loadsharing_failsafe_safe_current: an offline "
+                "member may draw more than was assumed"
+            )
+        return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from labyard.evse.sharing.demand import Report
@@ -84,4 +83,4 @@ def _amps(value: Any, default: float) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < 2**53
+    return isinstance(value, (int, float)) and abs(value) < 2**53  # NaN is not below anything

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--series", type=Path, metavar="FILE", help="JSON lines: offered and drawn current over time")
     parser.add_argument("--sample", type=float, default=60.0, metavar="SECONDS", help="between two lines (default 60)")
     options = parser.parse_args(arguments)
-    if options.sample <= 0:
+    if not options.sample > 0:
         parser.error("--sample must be above 0")
     try:
         scenario = load(options.scenario)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labyard.evse.codes import State
+from labyard.evse.codes import OFFERING, State
 from labyard.evse.emulator.ev import Car
 from labyard.evse.sharing.demand import Report
 from labyard.evse.sharing.limit import Failsafe, Limit, MemberLimit
@@ -41,7 +41,7 @@ class Charger:
     @property
     def offered(self) -> float:
         """What the car may draw now, A."""
-        return 0.0 if self.asleep else float(self.pilot)
+        return float(self.pilot) if self.state in OFFERING else 0.0
 
     def become_member(self, failsafe: Failsafe, now: float) -> None:
         self.member = MemberLimit(failsafe)

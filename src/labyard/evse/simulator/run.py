@@ -37,6 +37,7 @@ class Simulation:
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
         self._on_sample, self._sample_s, self._next_sample = on_sample, sample_s, 0.0
+        self._over = False  # since the last sample
         self.chargers = {peer.id: Charger(peer, scenario.seed + number) for number, peer in enumerate(scenario.peers)}
         self.local = self.chargers[scenario.peers[0].id]
         self._links = {peer.id: Link(scenario.link_delay_s, self._random) for peer in scenario.peers[1:]}
@@ -162,6 +163,7 @@ class Simulation:
         for id in self._links:
             if id in self.group.members:
                 self._connect(id)
+        self._act()
 
     def _new_group(self, told_before: bool) -> Group:
         group = Group(self.scenario.group.settings(self._max_current), self._first_seq)
@@ -238,12 +240,17 @@ class Simulation:
 
     def _step(self) -> None:
         if self._running:
-            for offer in self.group.step(self.now):
-                self._send(offer)
-            for id in self._links:
-                if id in self.group.members and self.group.given_up(id):
-                    self._break(id)
+            self._act()
         self._at(self.now + STEP, self._step)
+
+    def _act(self) -> None:
+        """As the controller's gateway does it: its own charger is looked at first."""
+        self._tell_controller(self.local.peer.id)
+        for offer in self.group.step(self.now):
+            self._send(offer)
+        for id in self._links:
+            if id in self.group.members and self.group.given_up(id):
+                self._break(id)
 
     def _send(self, offer: Offer) -> None:
         self.messages += 1
@@ -264,30 +271,37 @@ class Simulation:
 
     def _look(self) -> None:
         """What a monitor sees, once a second."""
-        total = 0.0
+        total = offered = 0.0
         for charger in self.chargers.values():
             if charger is self.local or charger.member is not None:
                 total += charger.current
+                offered += charger.offered
                 if charger.current > charger.offered + OVERDRAW:
                     self.overdraw_ampere_seconds += (charger.current - charger.offered) * TICK
         budget = self._max_current * self.scenario.group.safety_factor
-        self.account.add(self.now, TICK, total, budget)
+        self._over = self.account.add(self.now, TICK, total, budget) > 0 or self._over
         if self._on_sample is not None and self.now >= self._next_sample:
             self._next_sample = self.now + self._sample_s
-            self._on_sample(self._sample(total, budget))
+            self._on_sample(self._sample(total, offered, budget))
+            self._over = False
         self._at(self.now + TICK, self._look)
 
-    def _sample(self, total: float, budget: float) -> Sample:
+    def _sample(self, drawn: float, offered: float, budget: float) -> Sample:
+        """With the keys of a line of labyard-evse-monitor, as far as there are such things here."""
         return {
             "t": round(self.now, 3),
             "budget": round(budget, 3),
-            "total": round(total, 3),
+            "drawn": round(drawn, 3),
+            "offered": round(offered, 3),
             "committed": round(self.group.commitments.total(), 3) if self._running else None,
+            "failsafe": self.group.failsafe_active if self._running else None,
+            "violation": self._over,
             "chargers": {
                 id: {
                     "offered": charger.offered,
                     "drawn": round(charger.current, 3),
                     "state": int(charger.state),
+                    "failsafe": charger.limit is not None and charger.limit.reason == "controller_lost",
                     "reason": self.group.reason(id) if self._running and id in self.group.members else None,
                 }
                 for id, charger in self.chargers.items()

@@ -155,7 +155,7 @@ def test_a_kill_leaves_whole_files_and_no_others(start_gateway: Start) -> None:
                 pool.submit(write, gateway, number)
             time.sleep(0.1)  # somewhere in the middle
             gateway.stop(signal.SIGKILL)
-        json.loads((gateway.directory / "config.json").read_text())
+        json.loads((gateway.directory / "options.json").read_text())
     gateway = start_gateway()
     gateway.http.post("/config", json={"lang": "de"})
     assert [path.name for path in gateway.directory.iterdir() if path.name.startswith(".")] == []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.evse.sharing.alone import own_network
 from integration.evse.sharing.pairs import Gateway, Pair
 
 Pairs = Callable[..., list[Pair]]
@@ -13,7 +14,13 @@ Gateways = Callable[..., list[Gateway]]
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Iterator[Pairs]:
+def network() -> Iterator[None]:
+    with own_network():
+        yield
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, network: None) -> Iterator[Pairs]:
     """pairs(3): so many, ready."""
     made: list[Pair] = []
 
@@ -30,7 +37,7 @@ def pairs(tmp_path: Path) -> Iterator[Pairs]:
 
 
 @pytest.fixture
-def gateways(tmp_path: Path) -> Iterator[Gateways]:
+def gateways(tmp_path: Path, network: None) -> Iterator[Gateways]:
     """gateways(4): so many, without an EVSE, ready."""
     made: list[Gateway] = []
 

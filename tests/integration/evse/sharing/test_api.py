@@ -52,7 +52,8 @@ def test_peers_are_added_once_and_removed(lone: Gateway) -> None:
     again = lone.add("192.168.77.7")
     assert (again.status_code, again.json()) == (400, {"msg": "Peer already in group"})
     assert lone.add("Peer-1.Local.:8001").status_code == 200
-    assert lone.add("peer-1.local:8001").status_code == 400
+    for same in ("peer-1.local:8001", " PEER-1.local.:8001 ", "192.168.77.7:80", "192.168.77.7."):
+        assert lone.add(same).json() == {"msg": "Peer already in group"}, same
     assert [peer["host"] for peer in lone.peers] == ["192.168.77.7", "peer-1.local:8001"]
     removed = lone.http.delete(f"{PEERS}/peer-1.local%3A8001?x=1")
     assert (removed.status_code, removed.json()) == (200, {"msg": "done"})
@@ -72,6 +73,8 @@ def test_peers_are_added_once_and_removed(lone: Gateway) -> None:
         ('{"host": "plain"}', "Invalid host format - must contain domain or IP"),
         ('{"host": "a.b:port"}', "Invalid host format - must contain domain or IP"),
         ('{"host": "a.b:99999"}', "Invalid host format - must contain domain or IP"),
+        ('{"host": "http://10.0.0.1:8000/"}', "Invalid host format - must contain domain or IP"),
+        ('{"host": "10.0.0.1/24"}', "Invalid host format - must contain domain or IP"),
         ('{"host": "127.0.0.1"}', "Cannot add local device as peer"),
     ],
 )

@@ -107,3 +107,35 @@ def test_without_any_network_they_find_each_other_on_loopback(tmp_path: Path) ->
     found, ports = (json.loads(line) for line in run_alone(INSIDE, str(tmp_path)))
     for own, urls in zip(ports, found, strict=True):
         assert sorted(urls) == sorted(f"http://127.0.0.1:{port}" for port in ports if port != own)
+
+
+SAME_NAME = """
+import json, sys, time
+from pathlib import Path
+from integration.evse.sharing.pairs import Gateway, wait_until
+folder = Path(sys.argv[1])
+for number in range(4):
+    (folder / str(number)).mkdir()
+    (folder / str(number) / "config.json").write_text('{"hostname": "same"}')
+found = [Gateway(folder / str(number)) for number in range(4)]
+try:
+    for gateway in found:
+        gateway.ready()
+    for gateway in found:
+        wait_until(lambda: "announced" in gateway.log(), "announced")
+        gateway.http.post("/loadsharing/discover")
+    time.sleep(3)
+    print(json.dumps([[peer["host"] for peer in gateway.peers if peer["online"]] for gateway in found]))
+    print(json.dumps([gateway.port for gateway in found]))
+finally:
+    for gateway in found:
+        gateway.stop()
+"""
+
+
+def test_four_of_one_name_that_begin_at_once(tmp_path: Path) -> None:
+    found, ports = (json.loads(line) for line in run_alone(SAME_NAME, str(tmp_path)))
+    for own, hosts in zip(ports, found, strict=True):
+        assert sorted(int(host.split(":")[1]) for host in hosts) == sorted(port for port in ports if port != own)
+    names = {host.split(".")[0] for hosts in found for host in hosts}
+    assert names == {"same", "same-2", "same-3", "same-4"}

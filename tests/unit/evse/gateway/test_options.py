@@ -91,16 +91,16 @@ def test_secrets_are_hidden_and_the_dummy_keeps_them(options: Options, tmp_path:
     assert options["www_password"] == "hidden"
     options.update({"www_password": ""})
     assert options.public()["www_password"] == ""
-    assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "options.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_set_outlives_a_restart_and_what_no_longer_fits_does_not(options: Options, tmp_path: Path) -> None:
     options.update({"lang": "de", "mqtt_odd": 1})
     options.keep({"loadsharing_config_version": 7})
     options.keep({"max_current_soft": 24})
-    kept = json.loads((tmp_path / "config.json").read_text())
+    kept = json.loads((tmp_path / "options.json").read_text())
     assert kept == {"lang": "de", "mqtt_odd": 1, "loadsharing_config_version": 7}
-    (tmp_path / "config.json").write_text(json.dumps(kept | {"service": 9, "nonsense": 1}))
+    (tmp_path / "options.json").write_text(json.dumps(kept | {"service": 9, "nonsense": 1}))
     again = Options(Storage(tmp_path))
     assert (again["lang"], again["service"], again["loadsharing_config_version"], again.version) == ("de", 2, 7, 1)
     assert "nonsense" not in again.public()
@@ -108,7 +108,7 @@ def test_what_is_set_outlives_a_restart_and_what_no_longer_fits_does_not(options
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"lang": '])
 def test_a_spoilt_file_is_no_hindrance(tmp_path: Path, content: str) -> None:
-    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "options.json").write_text(content)
     assert Options(Storage(tmp_path))["lang"] == "en"
 
 

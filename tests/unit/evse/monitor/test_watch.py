@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from labyard.evse.monitor.__main__ import arguments
+from labyard.evse.monitor.__main__ import _emulator, arguments
 from labyard.evse.monitor.sample import Charger, Group
-from labyard.evse.monitor.watch import Watch
+from labyard.evse.monitor.watch import Watch, look
 from labyard.evse.sharing.account import JOIN_GRACE, LOWERED_GRACE
 
 
@@ -26,6 +26,7 @@ def test_a_sum_over_the_budget_is_a_violation_once() -> None:
         "offers_over_budget_ampere_seconds": 0.0,
         "worst_over_a": 2.0,
         "overdraw_passes": 2,
+        "incomplete_passes": 0,
     }
 
 
@@ -66,13 +67,48 @@ def test_one_that_does_not_answer_is_no_violation() -> None:
     watch = Watch(32.0)
     line = watch.take({"e0": None, "e1": Charger(16, 16, 3)}, 0.0)
     assert line["chargers"]["e0"] is None and not line["violation"]
+    assert watch.summary()["incomplete_passes"] == 1, "but what it drew was not seen"
     assert watch.needs_second_look(chargers(17, 16)) and not watch.needs_second_look(chargers(16, 16))
+
+
+def test_an_emulator_may_have_a_name() -> None:
+    named, plain = _emulator("evse1/0=http://10.0.0.5:8080/"), _emulator("http://10.0.0.5:8080/")
+    assert (named.name, named.emulator) == ("evse1/0", "http://10.0.0.5:8080")
+    assert (plain.name, plain.emulator) == ("http://10.0.0.5:8080", "http://10.0.0.5:8080")
 
 
 def test_arguments() -> None:
     options = arguments(["--pairs", "2", "--max-current", "32"])
     assert options.emulators == ["http://127.0.0.1:8080", "http://127.0.0.1:8081"]
-    for words in (["--max-current", "32"], ["--pairs", "2"], ["--pairs", "0", "--max-current", "1"]):
+    for words in (
+        ["--max-current", "32"],
+        ["--pairs", "2"],
+        ["--pairs", "0", "--max-current", "1"],
+        ["--pairs", "1", "--max-current", "nan"],
+        ["--pairs", "1", "--max-current", "1", "--safety-factor", "2"],
+        ["--pairs", "1", "--max-current", "1", "--interval", "nan"],
+        ["--pairs", "1", "--max-current", "1", "--metrics-port", "70000"],
+        ["--pairs", "1", "--controller", "http://a", "--user", "me"],
+    ):
         with pytest.raises(SystemExit) as ended:
             arguments(words)
         assert ended.value.code == 2
+
+
+class Readings:
+    """A reader that finds the budget raised between its first look at the controller and that at the chargers."""
+
+    def __init__(self, *budgets: float) -> None:
+        self.budgets = list(budgets)
+
+    async def group(self) -> Group:
+        return Group(self.budgets.pop(0), 2, 32)
+
+    async def chargers(self) -> dict[str, Charger | None]:
+        return chargers(16, 16)
+
+
+async def test_a_budget_that_is_raised_during_a_pass_is_no_violation() -> None:
+    line = await look(Watch(None), Readings(24, 32), True, 0.0)  # type: ignore[arg-type]
+    assert (line["violation"], line["budget"]) == (False, 32)
+    assert (await look(Watch(None), Readings(24, 24), True, 0.0))["violation"]  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def test_a_car_that_takes_all_it_is_offered_is_tried_with_more() -> None:
     while caps[-1] is not None and len(caps) < 100:  # a car that would by now take 16 A
         pilot = float(int(caps[-1]))
         caps.append(cycle(pilot, pilot, offer=caps[-1]))
-    assert caps[-1] is None and 2 * PATIENCE <= len(caps) <= 4 * PATIENCE
+    assert caps[-1] is None and PATIENCE <= len(caps) <= 2 * PATIENCE
     cycle = Cap()
     caps = [cycle(10.4, 16)]
     for _ in range(100):  # and one that does not
@@ -111,6 +111,12 @@ def test_a_car_has_time_to_follow_a_higher_offer() -> None:
         return cap.observe(demanding=True, charging=True, pilot=offer, measured=6, minimum=6, offer=offer)
 
     assert [cycle(offer) for offer in [6] + [16] * (PATIENCE + 1)] == [None] * (PATIENCE + 1) + [6]
+
+
+def test_a_car_has_time_to_follow_its_first_offer() -> None:
+    """As when it was in its failsafe when it joined."""
+    cycle = Cap()
+    assert [cycle(6, pilot, offer=17) for pilot in [6] + [17] * PATIENCE] == [None] * PATIENCE + [6]
 
 
 def test_a_car_has_time_to_begin() -> None:

@@ -346,3 +346,21 @@ def test_while_nothing_changes_no_target_swings(constant: list[Report], amps: fl
     settled = targets[8:]  # who has had a turn and did not use it has given it back
     for before, after in pairwise(settled):
         assert all(abs(a - b) <= 0.5 + 1e-6 for a, b in zip(before, after, strict=True)), (before, after)
+
+
+def test_the_controllers_own_charger_counts_with_all_until_it_answers() -> None:
+    table = Table("b")
+    table.report("b", CONNECTED, pilot=6, measured=0)
+    table.group.join("own", table.now, local=True)
+    table.run(3)
+    assert table.told() == [0, None], "it may be drawing anything"
+    table.report("own", CHARGING, pilot=20, measured=20)
+    table.run(10)
+    assert table.told() == [16, 16]
+
+
+def test_a_controller_without_a_charger_shares_after_a_while() -> None:
+    table = Table("b")
+    table.group.join("own", table.now, local=True)
+    table.run(11)
+    assert table.told() == [32, None]

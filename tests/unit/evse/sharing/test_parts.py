@@ -81,13 +81,35 @@ class TestHosts:
             ("10.0.0.1:80", "10.0.0.1:80"),
             ("[FE80::1]:8000", "[fe80::1]:8000"),
             ("fe80::1", "[fe80::1]"),
+            ("[FD00:0:0::0001]:8000", "[fd00::1]:8000"),
+            ("fe80::1%eth0", "[fe80::1%eth0]"),
         ],
     )
     def test_forms(self, text: str, expected: str) -> None:
         assert split_host(text).text == expected
         assert split_host(expected).text == expected
 
-    @pytest.mark.parametrize("text", ["", ".", ":80", "a:b", "a:0", "a:65536", "a:-1", "a:²"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            ".",
+            ":80",
+            "a:b",
+            "a:0",
+            "a:65536",
+            "a:-1",
+            "a:²",
+            "http://10.0.0.1:8000/",
+            "10.0.0.1/config",
+            "user@a.b",
+            "a b.local",
+            "a:b:c",
+            "a.b?",
+            "a:" + "9" * 5000,
+            "a\x00.b",
+        ],
+    )
     def test_what_is_none(self, text: str) -> None:
         with pytest.raises(ValueError, match="no host name or address"):
             split_host(text)
@@ -97,6 +119,7 @@ class TestHosts:
         [
             *((text, True) for text in ("127.0.0.1", "10.1.1.1", "192.168.0.1", "172.31.0.1", "169.254.1.1")),
             *((text, True) for text in ("::1", "fe80::1", "fd00::1", "::ffff:10.0.0.1")),
+            *((text, False) for text in ("192.0.2.1", "198.51.100.1", "203.0.113.1", "198.18.0.1", "240.0.0.1")),
             *((text, False) for text in ("8.8.8.8", "100.64.0.1", "2001:4860::1", "0.0.0.0", "224.0.0.251")),
             ("::ffff:8.8.8.8", False),
         ],
@@ -110,6 +133,21 @@ class TestHosts:
         with pytest.raises(CallError, match="neither local nor discovered"):
             await url_of("8.8.8.8", None)
         assert (await url_of("8.8.8.8", Found("x", "8.8.8.8", 80)))[0] == "http://8.8.8.8"
+        assert (await url_of("203.0.113.7:8001", None, ["203.0.113.7"]))[0] == "http://203.0.113.7:8001", "our own"
+
+    async def test_a_name_is_called_at_what_it_resolves_to_only_if_that_is_local(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def resolve(name: str) -> list[Any]:
+            return {
+                "inside.test": [ip_address("8.8.8.8"), ip_address("10.0.0.9")],
+                "out.test": [ip_address("8.8.8.8")],
+            }[name]
+
+        monkeypatch.setattr("labyard.evse.sharing.calls.resolve", resolve)
+        assert await url_of("inside.test:8001", None) == ("http://10.0.0.9:8001", "10.0.0.9")
+        with pytest.raises(CallError, match=r"8\.8\.8\.8 is neither local nor discovered"):
+            await url_of("out.test", None)
 
     def test_a_gateway_knows_itself(self) -> None:
         me = Me("abc123", 8001, lambda: ["openevse-1-2", "openevse-1"], lambda: OWN)
@@ -138,6 +176,37 @@ class TestPeers:
         assert (peer.device_id, peer.name) == ("abc1", "openevse-1")
         assert book.find(split_host(host)) is peer
         assert book.find(split_host("127.0.0.1:8002")) is None
+
+    @pytest.mark.parametrize(
+        ("host", "others"),
+        [
+            ("10.0.0.1", ["10.0.0.1:80"]),
+            ("peer.local:80", ["PEER.local."]),
+            ("127.0.0.1:8002", ["localhost:8002", "127.0.0.2:8002", "192.168.1.5:8002"]),
+            ("openevse-1.local", ["openevse-1.local.:8001", "openevse-1:8001", "10.0.0.5:8001", "abc1"]),
+            ("[fd00::1]:8000", ["[FD00:0::1]:8000"]),
+        ],
+    )
+    def test_one_place_may_be_written_in_many_ways(self, book: PeerBook, host: str, others: list[str]) -> None:
+        peer = book.add(split_host(host))
+        for other in others:
+            assert book.find(split_host(other)) is peer, other
+        assert book.find(split_host("10.0.0.1:8001")) is None
+        assert book.find(split_host("peer.local:8001")) is None
+
+    def test_this_gateway_itself_is_no_peer(self, tmp_path: Path) -> None:
+        book = PeerBook(Storage(tmp_path), Directory, lambda: OWN, lambda: None, own_id="abc123")
+        assert not book.learned(book.add(split_host("alias.test:8000")), "abc123", "me", "")
+        assert len(book) == 0
+
+    def test_what_a_peer_says_after_it_was_removed_is_nothing(self, book: PeerBook) -> None:
+        kept, gone = book.add(split_host("10.0.0.1")), book.add(split_host("10.0.0.2"))
+        book.learned(kept, "dev1", "x", "")
+        book.remove(gone)
+        again = book.add(split_host("10.0.0.2"))
+        assert not book.learned(gone, "dev1", "x", "")
+        book.remove(gone)
+        assert list(book) == [kept, again]
 
     def test_two_names_that_turn_out_to_be_one_device(self, book: PeerBook) -> None:
         first, second = book.add(split_host("10.0.0.1")), book.add(split_host("x.local"))

@@ -44,6 +44,13 @@ def test_without_the_two_phases_it_does_not() -> None:
     assert result["over_budget_ampere_seconds"] > 10 and result["violations"] > 0
 
 
+@pytest.mark.parametrize("lasts", [40.0, 40.1, 40.6])
+def test_a_controller_that_is_back_counts_what_its_own_car_goes_on_to_draw(lasts: float) -> None:
+    fault = {"at": 100.3, "kind": "restart", "peer": "a", "lasts": lasts}
+    made = scenario(group={"heartbeat_timeout": 10}, faults=[fault])
+    assert Simulation(made).run()["over_budget_ampere_seconds"] == 0
+
+
 def test_the_supply_is_followed() -> None:
     supply = [{"at": at, "amps": amps} for at, amps in ((0, 32), (100, 24), (200, 40), (300, 16))]
     seen = drawn(scenario(supply=supply))
@@ -112,6 +119,7 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "offered": 16,
         "drawn": 16,
         "state": 3,
+        "failsafe": False,
         "reason": "equal_share",
     }
     assert main([str(tmp_path / "nothing.json")]) == 2

@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from labyard.evse.codes import State
+from labyard.client.where import address
+from labyard.evse.codes import OFFERING
 from labyard.lab import Lab, LabHost
 
 PATIENCE = 60.0  # s: a bound, not a measure
@@ -79,7 +80,7 @@ class EvsePair:
     def offer(self) -> int:
         """What the EVSE offers, A; 0 where a car could not take it."""
         status = self.emulator.get("/evse/status").json()
-        return int(status["current_capacity"]) if status["state"] in (State.CONNECTED, State.CHARGING) else 0
+        return int(status["current_capacity"]) if status["state"] in OFFERING else 0
 
     @property
     def draw(self) -> float:
@@ -147,9 +148,9 @@ def pairs_of(hosts: Iterable[LabHost]) -> dict[str, EvsePair]:
     """All pairs of these hosts, by HOST/NUMBER."""
     found = {}
     for host in hosts:
-        address = host.check("ip -4 -brief address show eth0").split()[2].split("/")[0]
+        here = address(host)
         for number in range(host.value("evse_pair_count")):
-            found[f"{host.name}/{number}"] = EvsePair(host, address, number)
+            found[f"{host.name}/{number}"] = EvsePair(host, here, number)
     return found
 
 

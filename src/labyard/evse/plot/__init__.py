@@ -1,0 +1,1 @@
+"""`labyard evse plot`: a picture of what a group did."""
