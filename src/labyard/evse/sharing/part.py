@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -42,6 +42,7 @@ class Sharing:
         self.limit: Limit | None = None  # of our own charger
         self._as_controller: Limit | None = None
         self._as_member: Limit | None = None
+        self._told: dict[str, Any] = {}
         self._mode = mode_from_environment()
         self._addresses: tuple[float, list[str]] = (0.0, [])
         self.me = Me(gateway.identity.device_id, gateway.port, self.names, self.addresses)
@@ -88,6 +89,8 @@ class Sharing:
         gateway.measures.append(self._measures)
         gateway.options.on_change(self._options_changed)
         gateway.evse.on_change(self._evse_changed)
+        gateway.claims.on_change(self._tell)
+        gateway.manager.on_ready(self._evse_ready)
         gateway.tasks += [self._discover_forever, self.controller.run, self.member.run]
         gateway.closers += [self._close, self.calls.close]
 
@@ -122,8 +125,12 @@ class Sharing:
     def _evse_changed(self, names: frozenset[str]) -> None:
         if "min" in names:  # until then it was not known what is too little
             self._apply()
+        self._tell()
         if self.controller.active and names & {"state", "vflags", "pilot", "min", "configured_max"}:
             self.controller.look()
+
+    async def _evse_ready(self) -> None:
+        self._tell()
 
     def _limit_as_controller(self, limit: Limit | None) -> None:
         self._as_controller = limit
@@ -135,14 +142,20 @@ class Sharing:
 
     def _apply(self) -> None:
         """Let our charger have what the role that we are in says; without a role as much as it wants."""
-        before, self.limit = self.limit, self._as_controller if self._as_member is None else self._as_member
+        self.limit = self._as_controller if self._as_member is None else self._as_member
         cap = None
         if self.limit is not None:
             cap = Cap(self.limit.amps, self.limit.pauses(self.gateway.evse.min))
         if self.gateway.caps.get("loadsharing") != cap:
             self.gateway.caps.set("loadsharing", cap)
-        if before != self.limit:
-            self.gateway.hub.publish(documents.limit_fields(self))
+        self._tell()
+
+    def _tell(self) -> None:
+        """What a controller goes by, as soon as it is another: whether our EVSE is ready, say."""
+        fields = documents.limit_fields(self)
+        if fields != self._told:
+            self._told = fields
+            self.gateway.hub.publish(fields)
 
     def _peers_changed(self) -> None:
         self.gateway.versions.bump("loadsharing_peers_version")

@@ -110,7 +110,7 @@ def test_a_manual_clock(emulator: EmulatorProcess, connect: Connect) -> None:
     assert client.ask("FR") == "$OK"
     assert client.is_silent()
     emulator.post("/api/clock/advance", seconds=0.5)
-    client.wait_for("$AT 00 03 32 0100")
+    client.wait_for("$AT 00 02 32 0100")
     emulator.post("/api/clock/advance", seconds=1)
     client.wait_for("$AT 03 03 32 0140")
     emulator.post("/api/clock", mode="real")

@@ -131,9 +131,18 @@ class Pair(Gateway):
 
     def ready(self) -> None:
         wait_until(self._emulator_answers, "emulator")
-        self._others.append(self._run("socat", f"PTY,link={self._pty},rawer", f"TCP:localhost:{self._rapi_port}"))
+        self.plug()
         super().ready()
         wait_until(lambda: self.status["evse_connected"], f"{self.url}: EVSE ready")
+
+    def plug(self) -> None:
+        """Start the bridge between gateway and EVSE."""
+        self._bridge = self._run("socat", f"PTY,link={self._pty},rawer", f"TCP:localhost:{self._rapi_port}")
+        self._others.append(self._bridge)
+
+    def unplug(self) -> None:
+        self._bridge.terminate()
+        self._bridge.wait(PATIENCE)
 
     def do(self, path: str, **content: Any) -> None:
         answer = self.emulator.post(path, json=content)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from integration.evse.sharing.conftest import Pairs
-from integration.evse.sharing.pairs import GROUP, Pair, wait_until
+from integration.evse.sharing.pairs import GROUP, Gateway, Pair, wait_until
 
 TIMEOUT = 5  # s, the shortest that a heartbeat may have
 
@@ -138,6 +138,23 @@ def test_a_member_restarts_and_one_is_cut_off(three: list[Pair], tmp_path: Path)
         controller.http.delete("/labyard/faults")
         wait_until(lambda: three[2].status["loadsharing_state"] == "member_limited", "it is back")
         wait_until(lambda: controller.group["offline_count"] == 0, "the controller knows")
+
+
+def test_a_member_whose_evse_comes_late_gets_its_share(pairs: Pairs, tmp_path: Path) -> None:
+    two = pairs(2)
+    controller, member = group(two, heartbeat_timeout=TIMEOUT), two[1]
+    member.unplug()
+    member.stop()
+    member.start()
+    Gateway.ready(member)
+    wait_until(lambda: member.status["loadsharing_state"] == "member", "it hears its controller")
+    assert member.status["loadsharing_ready"] == 0
+    member.plug()
+    wait_until(lambda: member.status["loadsharing_ready"] == 1, "its EVSE is there")
+    with watched(controller, two, tmp_path):
+        for pair in two:
+            pair.charge()
+        wait_until(lambda: shares(two) == [16, 16], "both have their share")
 
 
 @pytest.mark.parametrize("scale", [20])
