@@ -71,7 +71,9 @@ TARGETS: tuple[Target, ...] = (
     Target("evse.pairs_per_host", "", 20, "higher", "pairs that charge in one group on this machine"),
     Target("evse.rapi_rtt_us", "µs", 300, "lower", "a RAPI command and its reply, median"),
     Target("evse.budget_violations", "", 0, "lower", "moments above the budget in a simulated day with faults"),
-    Target("evse.failsafe_s", "s", 6, "lower", "a controller killed, until its member has the safe current; timeout 5 s"),
+    Target(
+        "evse.failsafe_s", "s", 6, "lower", "a controller killed, until its member has the safe current; timeout 5 s"
+    ),
 )
 
 
