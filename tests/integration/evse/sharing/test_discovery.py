@@ -116,7 +116,7 @@ from integration.evse.sharing.pairs import Gateway, wait_until
 folder = Path(sys.argv[1])
 for number in range(4):
     (folder / str(number)).mkdir()
-    (folder / str(number) / "config.json").write_text('{"hostname": "same"}')
+    (folder / str(number) / "options.json").write_text('{"hostname": "same"}')
 found = [Gateway(folder / str(number)) for number in range(4)]
 try:
     for gateway in found:
