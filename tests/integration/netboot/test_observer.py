@@ -134,12 +134,13 @@ def test_what_happened_since_the_look_counts(
     with netboot.database.write() as session:
         session.get_one(BootSession, number).last_activity = now() - timedelta(hours=1)
     stale = netboot.sessions.get(number)
-    netboot.settings.idle_timeout_seconds = 60
     if sign == "an event":
         operator.post(f"/api/v1/sessions/{number}/events", json={"type": "ipxe_load"})
     else:
         operator.post(f"/api/v1/sessions/{number}/stop")
         assert operator.post(START, json=BODY).status_code == 201
+    # Not before: the service's own watch would end it.
+    netboot.settings.idle_timeout_seconds = 60
     netboot.watch._end_if_idle(stale, dropped=False)
     assert operator.get("/api/v1/sessions/machine/1/active").status_code == 200
     assert found(netboot) == set(), "the script of the new session is still there"
