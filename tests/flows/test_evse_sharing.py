@@ -21,7 +21,8 @@ DISCOVERY_SECONDS = 3.0
 
 @pytest.fixture
 def group(evse_group: EvseGroup) -> Iterator[EvseGroup]:
-    """Without cars before and after."""
+    """Whole, also after tests that restart pairs. Without cars before and after."""
+    wait_until(lambda: evse_group.is_whole, "all are online and hear their controller")
     yield evse_group
     for pair in evse_group.pairs:
         pair.car("disconnect")

@@ -11,6 +11,7 @@ import structlog
 from labyard.evse.sharing.allocator import Rules
 from labyard.evse.sharing.calls import Calls
 from labyard.evse.sharing.demand import Report
+from labyard.evse.sharing.directory import Found
 from labyard.evse.sharing.group import Group, Offer
 from labyard.evse.sharing.limit import Failsafe, Limit
 from labyard.evse.sharing.link import PeerLink
@@ -87,6 +88,12 @@ class Controller:
     def look(self) -> None:
         """Something that the group depends on may have changed: options, peers, our own name, our charger."""
         self._kick.set()
+
+    def came(self, found: Found) -> None:
+        """mDNS has found it, or found it again: its link need not wait for its next attempt."""
+        for link in self.links.values():
+            if self._book.found(link.peer) == found:
+                link.retry()
 
     def push_all(self) -> None:
         """To all members, their configuration."""

@@ -52,10 +52,10 @@ def interfaces_from_environment() -> list[str]:
 
 
 class Discovery:
-    """`directory` is what is found. `on_change` is called when it is another."""
+    """`directory` is what is found. `on_change` is called when it is another, with who came, if somebody did."""
 
     def __init__(
-        self, announcement: Announcement, mode: Mode, on_change: Callable[[], None], directory: Directory
+        self, announcement: Announcement, mode: Mode, on_change: Callable[[Found | None], None], directory: Directory
     ) -> None:
         self.directory = directory
         self._announcement = announcement
@@ -84,7 +84,7 @@ class Discovery:
         self._responder = await self._start()
         if self._responder is None:
             return
-        self._on_change()
+        self._on_change(None)
         due = time.monotonic() + FIRST_SWEEP
         while True:
             triggered = await self._wait_for_trigger(due - time.monotonic())
@@ -124,7 +124,7 @@ class Discovery:
         if not triggered:
             await responder.look_at_interfaces()
         if self.directory.forget(time.monotonic()) or responder.instance != before:
-            self._on_change()
+            self._on_change(None)
 
     async def _sweep(self, responder: Responder, begun: float) -> None:
         """Ask, twice; who was not heard by then is offline. A trigger meanwhile begins anew."""
@@ -138,7 +138,7 @@ class Discovery:
             if self.directory.all_heard_since(begun):
                 return
         if self.directory.missed(begun):
-            self._on_change()
+            self._on_change(None)
 
     async def _wait_for_trigger(self, seconds: float) -> bool:
         try:
@@ -150,8 +150,8 @@ class Discovery:
 
     def _heard(self, found: Found) -> None:
         if self.directory.heard(found, time.monotonic()):
-            self._on_change()
+            self._on_change(found)
 
     def _gone(self, instance: str) -> None:
         if self.directory.gone(instance):
-            self._on_change()
+            self._on_change(None)

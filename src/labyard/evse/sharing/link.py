@@ -66,6 +66,7 @@ class PeerLink:
         self._push_wanted = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._linked = False
+        self._retry = asyncio.Event()
         self._socket: ClientConnection | None = None
 
     async def run(self) -> None:
@@ -83,7 +84,11 @@ class PeerLink:
                 self._unlink()
             delay = retry_delay(self._failures)
             self._failures += 1
-            await self._clock.sleep(delay)
+            await self._pause(delay)
+
+    def retry(self) -> None:
+        """It has come back: do not wait any longer."""
+        self._retry.set()
 
     def send(self, offer: Offer, now: float) -> None:
         if not self._linked:
@@ -110,6 +115,15 @@ class PeerLink:
         """Ask for its status now: a fresh report would help."""
         if self._linked and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_quietly())
+
+    async def _pause(self, seconds: float) -> None:
+        self._retry.clear()
+        ends = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self._retry.wait())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
 
     async def _introduce(self) -> bool:
         """Who and how it is. False: it is another peer under a second name."""

@@ -15,7 +15,7 @@ from labyard.evse.gateway.metrics import Measure
 from labyard.evse.sharing import api, documents
 from labyard.evse.sharing.calls import Calls
 from labyard.evse.sharing.controller import Controller
-from labyard.evse.sharing.directory import Directory
+from labyard.evse.sharing.directory import Directory, Found
 from labyard.evse.sharing.discovery import Discovery, mode_from_environment
 from labyard.evse.sharing.faults import PeerFaults
 from labyard.evse.sharing.limit import Limit
@@ -157,8 +157,10 @@ class Sharing:
             self._told = fields
             self.gateway.hub.publish(fields)
 
-    def _peers_changed(self) -> None:
+    def _peers_changed(self, came: Found | None = None) -> None:
         self.gateway.versions.bump("loadsharing_peers_version")
+        if came is not None:
+            self.controller.came(came)
         self.controller.look()
 
     def _status_changed(self) -> None:
