@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from labyard.evse.ports import EMULATOR_PORT, GATEWAY_PORT, RAPI_PORT
 from labyard.testing.evse.diagnosis import PairError, binary_not_found
 
 IMAGE = "ghcr.io/jeremypoulter/openevse_emulator:latest"
@@ -35,9 +36,9 @@ class Settings:
     emulator_impl: str = "labyard"
     emulator_image: str = IMAGE
     native_binary: Path | None = None
-    gateway_base_port: int = 8000
-    emulator_base_port: int = 8080
-    rapi_base_port: int = 8023
+    gateway_base_port: int = GATEWAY_PORT
+    emulator_base_port: int = EMULATOR_PORT
+    rapi_base_port: int = RAPI_PORT
     http_wait: float = 30.0
     pty_wait: float = 5.0
 
@@ -66,11 +67,11 @@ class Settings:
             emulator_impl=choice("LABYARD_EVSE_EMULATOR_IMPL", IMPLEMENTATIONS),
             emulator_image=environment.get("LABYARD_EVSE_EMULATOR_IMAGE") or IMAGE,
             native_binary=find_native(environment.get("NATIVE_BINARY_PATH", "")),
-            gateway_base_port=int(number("LABYARD_EVSE_GATEWAY_BASE_PORT", 8000)),
-            emulator_base_port=int(number("LABYARD_EVSE_EMULATOR_BASE_PORT", 8080)),
-            rapi_base_port=int(number("LABYARD_EVSE_RAPI_BASE_PORT", 8023)),
-            http_wait=number("LABYARD_EVSE_HTTP_WAIT", 30),
-            pty_wait=number("LABYARD_EVSE_PTY_WAIT", 5),
+            gateway_base_port=int(number("LABYARD_EVSE_GATEWAY_BASE_PORT", cls.gateway_base_port)),
+            emulator_base_port=int(number("LABYARD_EVSE_EMULATOR_BASE_PORT", cls.emulator_base_port)),
+            rapi_base_port=int(number("LABYARD_EVSE_RAPI_BASE_PORT", cls.rapi_base_port)),
+            http_wait=number("LABYARD_EVSE_HTTP_WAIT", cls.http_wait),
+            pty_wait=number("LABYARD_EVSE_PTY_WAIT", cls.pty_wait),
         )
 
     def ports(self, offset: int) -> Ports:
