@@ -19,6 +19,7 @@ import requests
 
 from integration.evse.peers import discover, wait_until_all_found
 from labyard.testing.evse import PairError, Pairs
+from labyard.testing.evse.containers import NETWORK
 from labyard.testing.evse.processes import record_file
 from labyard.testing.evse.settings import IMAGE, installed
 
@@ -177,6 +178,7 @@ def test_a_container_takes_the_emulators_place(pairs_with: PairsWith, image: str
     pairs.stop()
     with pytest.raises(docker.errors.NotFound):
         engine.containers.get(name)
+    assert not engine.networks.list(names=[NETWORK])
 
 
 @pytest.fixture

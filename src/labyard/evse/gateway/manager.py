@@ -125,13 +125,13 @@ class Manager:
                 await self._enforce()
 
     async def _enforce(self) -> None:
-        """Less before more: sleep before the pilot rises, lower the pilot before it wakes."""
-        wanted = self.wanted()
-        if self._state_pending and not wanted.active:
+        """Less before more: sleep before the pilot rises, lower the pilot before it wakes. Each step asks anew what is
+        wanted, for while a command is on the line somebody may have changed it."""
+        if self._state_pending and not self.wanted().active:
             await self._tell_state("$FD" if self._options["pause_uses_disabled"] else "$FS")
-        if self._pilot_pending(wanted):
-            await self._set_pilot(wanted.pilot)
-        if self._state_pending and wanted.active:
+        if self._pilot_pending(self.wanted()):
+            await self._set_pilot(self.wanted().pilot)
+        if self._state_pending and self.wanted().active:
             if self._evse.asleep and not self.asleep_by_hand:
                 await self._tell_state("$FE")
             else:

@@ -10,6 +10,8 @@ from labyard.testing.evse.diagnosis import PairError, docker_not_available, pull
 from labyard.testing.evse.settings import Ports
 
 ENVIRONMENT = {"WEB_PORT": "8080", "SERIAL_MODE": "tcp", "SERIAL_TCP_PORT": "8023"}
+NETWORK = "labyard-evse-emulators"
+LABELS = {"labyard": "evse-emulator"}
 GRACE = 2  # s until the engine kills it
 
 
@@ -39,6 +41,8 @@ class Containers:
             self._image,
             name=_name(offset),
             detach=True,
+            labels=LABELS,
+            network=self._network(),
             environment=ENVIRONMENT,
             ports={"8080/tcp": ("127.0.0.1", ports.emulator), "8023/tcp": ("127.0.0.1", ports.rapi)},
         )
@@ -50,6 +54,9 @@ class Containers:
             with contextlib.suppress(_errors().NotFound):
                 container.stop(timeout=GRACE)
                 container.remove(force=True)
+        for network in self._engine.networks.list(names=[NETWORK]):
+            with contextlib.suppress(_errors().APIError):  # other pairs are in it
+                network.remove()
         return bool(found)
 
     def ended(self, offset: int) -> bool:
@@ -61,6 +68,18 @@ class Containers:
         """The end of what it printed."""
         container = self._container(offset)
         return "" if container is None else container.logs(tail=40).decode(errors="replace")
+
+    def _network(self) -> str | None:
+        """None is the engine's own bridge. One that runs with `--bridge=none`, as the lab's does, publishes no port of
+        a container that has no other network."""
+        if "bridge" in self._network_names():
+            return None
+        if NETWORK not in self._network_names():
+            self._engine.networks.create(NETWORK, driver="bridge", labels=LABELS)
+        return NETWORK
+
+    def _network_names(self) -> set[str]:
+        return {network.name for network in self._engine.networks.list()}
 
     def _container(self, offset: int) -> Any:
         try:

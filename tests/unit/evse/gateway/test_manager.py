@@ -206,6 +206,22 @@ async def test_goes_to_sleep_before_and_wakes_after_the_pilot(rig: Rig) -> None:
     assert done == ["FS", "SC 8 V", "SC 16 V", "FE"]
 
 
+async def test_a_sleep_that_is_asked_for_while_the_pilot_is_set_is_not_forgotten(rig: Rig) -> None:
+    rig.sleeps()
+    rig.sets_pilot()
+    await rig.ready()
+    set_pilot = rig.peer.answers["SC"]
+    assert callable(set_pilot)
+
+    def answer(command: str) -> str:
+        rig.claims.set(1, Priority.API, Properties("disabled"))
+        return set_pilot(command)
+
+    rig.peer.answers["SC"] = answer
+    rig.claims.set(1, Priority.API, Properties(charge_current=16))
+    await rig.until(lambda: rig.evse.asleep)
+
+
 async def test_sleep_by_hand_is_respected_until_somebody_asks_for_another_state(rig: Rig) -> None:
     rig.sleeps()
     await rig.ready()
