@@ -1,0 +1,146 @@
+"""runc, or crun: containers started, killed, deleted, listed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from labyard.faas.adapters.bundle import make_config
+from labyard.faas.adapters.cgroups import Cgroups
+from labyard.faas.errors import RuntimeFailure
+from labyard.faas.limits import Limits
+from labyard.faas.names import is_container_id, new_container_id
+from labyard.faas.registry import Function
+
+SECONDS = 20  # what kill, delete and list may take
+
+
+class Runtime:
+    """One runtime program with its own state folder. Keeps nothing: the program is asked."""
+
+    def __init__(self, program: str, root: Path, cgroups: Cgroups) -> None:
+        self.program = program
+        self.name = os.path.basename(program)
+        self._cgroups = cgroups
+        self._root = root
+        self.command = [program, "--root", str(root)]
+        if self.name == "crun":
+            # crun fails where one controller of the kernel is not mounted; without groups there are no limits.
+            self.command.append(f"--cgroup-manager={'cgroupfs' if cgroups.enforced else 'disabled'}")
+
+    def start(self, container: str, bundle: Path, output: int) -> subprocess.Popen[bytes]:
+        """Start a container; its process writes to the descriptor `output`. The call that does it, which ends when it runs.
+
+        It exits with 0 when the process is started, and `bundle/pid` has its number; else its last line says why not.
+        """
+        return subprocess.Popen(
+            [*self.command, "run", "--detach", "--pid-file", str(bundle / "pid"), "--bundle", str(bundle), container],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+
+    def delete(self, container: str) -> None:
+        """Kill and remove a container; absent is fine. RuntimeFailure when it is still there."""
+        if not (self._root / container).exists():
+            return
+        done = self._run("delete", "--force", container)
+        if done.returncode and (self._root / container).exists():
+            raise RuntimeFailure(f"{self.name} delete {container}: {last_line(done.stderr)}")
+
+    def observed(self) -> set[str]:
+        """Containers of ours that the runtime knows. Its folder is asked: one that is half made is not in its list."""
+        if not self._root.is_dir():
+            return set()
+        return {path.name for path in self._root.iterdir() if is_container_id(path.name)}
+
+    def processes(self) -> list[int]:
+        """Calls of the runtime with our state folder that are still under way, whoever made them."""
+        wanted = b"\0".join(word.encode() for word in self.command[1:3])
+        found = []
+        for path in Path("/proc").iterdir():
+            if path.name.isdigit():
+                try:
+                    if wanted in (path / "cmdline").read_bytes():
+                        found.append(int(path.name))
+                except OSError:
+                    continue  # it has ended
+        return found
+
+    def self_test(self, folder: Path) -> None:
+        """Run one throw-away container with all that functions' containers have. RuntimeFailure with its own words."""
+        container = new_container_id()
+        bundle = folder / container
+        rootfs = bundle / "rootfs"
+        system = [path for path in ("/bin", "/lib", "/lib64", "/usr") if os.path.isdir(path)]
+        for path in ("/proc", "/dev", "/sys", "/tmp", *system):
+            (rootfs / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        (rootfs / "control.sock").touch()
+        function = Function("self-test", "", str(rootfs), (shutil.which("true") or "/bin/true",))
+        limits = Limits(64 << 20, 1.0, 16, 1 << 20, 10, 1, 0)
+        config = make_config(function, limits, str(rootfs), str(rootfs / "control.sock"), self._cgroups)
+        config["mounts"] += [
+            {"destination": path, "type": "bind", "source": path, "options": ["bind", "ro"]} for path in system
+        ]
+        (bundle / "config.json").write_text(json.dumps(config))
+        try:
+            done = self._run("run", "--bundle", str(bundle), container)
+            if done.returncode:
+                raise RuntimeFailure(f"{self.name} cannot run a container here: {last_line(done.stderr)}")
+        finally:
+            self.delete(container)
+            shutil.rmtree(bundle)
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                [*self.command, *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=SECONDS,
+            )
+        except OSError as error:
+            raise RuntimeFailure(f"{self.program}: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise RuntimeFailure(f"{self.name} {words[0]} did not end within {SECONDS} s") from None
+
+
+def last_line(output: str) -> str:
+    """The runtime's last line, which says what went wrong; of a logged line only its message."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if not lines:
+        return "it said nothing"
+    line = lines[-1]
+    if 'msg="' in line:
+        line = line.partition('msg="')[2].removesuffix('"').replace('\\"', '"')
+    return line
+
+
+def find_runtime(wanted: str, root: Path, folder: Path, cgroups: Cgroups) -> Runtime:
+    """The runtime that is set and works here; with `auto` the first that does. RuntimeFailure says why none does."""
+    reasons = []
+    for name in ("runc", "crun") if wanted == "auto" else (wanted,):
+        program = shutil.which(name)
+        if program is None:
+            reasons.append(f"the runtime {name} is not installed")
+            continue
+        groups = cgroups
+        for _ in range(2):
+            runtime = Runtime(program, root, groups)
+            try:
+                runtime.self_test(folder)
+            except RuntimeFailure as error:
+                reasons.append(str(error))
+                if runtime.name != "crun":
+                    break
+                groups = replace(cgroups, enforced=frozenset())
+            else:
+                cgroups.enforced = groups.enforced
+                return runtime
+    raise RuntimeFailure("; ".join(reasons))
