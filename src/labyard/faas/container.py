@@ -80,9 +80,7 @@ class Container:
     def start(self) -> None:
         """Begin; what becomes of it is seen by `step`. OSError, RuntimeFailure when it cannot even begin."""
         self.bundle.mkdir()
-        config = make_config(
-            self.function, self.limits, str(self._rootfs), str(self.socket_path), self._place.cgroups
-        )
+        config = make_config(self.function, self.limits, str(self._rootfs), str(self.socket_path), self._place.cgroups)
         (self.bundle / "config.json").write_text(json.dumps(config))
         self._listener = self._listen()
         self._watch(self._listener.fileno(), self._accept)
@@ -210,7 +208,7 @@ class Container:
         self._watch(peer.fileno(), self._close_peer)
 
     def _close_peer(self) -> None:
-        """After the handoff, at the end, and when the handler lets go of the connection: it has nothing to say on it."""
+        """After the handoff, at the end, and when the handler lets go of it: it has nothing to say on it."""
         if self.peer:
             self._forget(self.peer.fileno(), close=False)
             self.peer.close()

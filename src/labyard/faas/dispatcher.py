@@ -137,19 +137,25 @@ class Dispatcher:
     def _run(self) -> None:
         while not self._stopped:
             events = self._epoll.poll(self._pause())
-            with self._lock:
-                for descriptor, _ in events:
-                    if descriptor == self._wake:
-                        os.eventfd_read(self._wake)
-                    elif descriptor in self._names:
-                        self._accept(self._names[descriptor], self._listeners[self._names[descriptor]])
-                    else:
-                        self._gone(descriptor)
-                self._expire()
-                self._serve_waiting()
-                self._retry()
+            try:
+                with self._lock:
+                    self._handle([descriptor for descriptor, _ in events])
+            except Exception as error:  # one request's trouble must not end this thread, which is every function's
+                log("listener", f"{type(error).__name__}: {error}")
         self._epoll.close()
         os.close(self._wake)
+
+    def _handle(self, descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            if descriptor == self._wake:
+                os.eventfd_read(self._wake)
+            elif descriptor in self._names:
+                self._accept(self._names[descriptor], self._listeners[self._names[descriptor]])
+            else:
+                self._gone(descriptor)
+        self._expire()
+        self._serve_waiting()
+        self._retry()
 
     def _pause(self) -> float | None:
         """Seconds until something is due; None for nothing."""

@@ -95,6 +95,7 @@ class Registry:
         self._defaults = defaults or Limits(512 * 1024**2, 1.0, 64, 64 * 1024**2, 30.0, 16, 0)
         self._lock = threading.Lock()
         self._functions: dict[str, Function] = {}
+        self.damaged = False  # the file could not be used when it was last read
 
     def load(self) -> None:
         """Read the file. None means no functions; one that cannot be read is kept under another name."""
@@ -102,6 +103,7 @@ class Registry:
             self._functions = self._read()
 
     def _read(self) -> dict[str, Function]:
+        self.damaged = False
         try:
             entries = json.loads(self.path.read_bytes())
             if not isinstance(entries, dict):
@@ -116,15 +118,20 @@ class Registry:
             kept = self.path.with_name(f"{self.path.name}.bad-{time.strftime('%Y%m%dT%H%M%S')}")
             log("init", f"{self.path} cannot be used ({error}); kept as {kept.name}; starting without functions")
             self.path.rename(kept)
+            self.damaged = True
             return {}
 
+    # The two that read take no lock: a change replaces the dictionary, and its write to the disk holds up no request.
     def all(self) -> dict[str, Function]:
-        with self._lock:
-            return dict(self._functions)
+        return dict(self._functions)
 
     def get(self, name: str) -> Function | None:
+        return self._functions.get(name)
+
+    def save(self) -> None:
+        """Write the file as it is in memory. OSError."""
         with self._lock:
-            return self._functions.get(name)
+            self._write(self._functions)
 
     def put(self, function: Function) -> None:
         """Add or replace. OSError when the file cannot be written; then nothing has changed."""

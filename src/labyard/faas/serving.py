@@ -185,7 +185,9 @@ class Server:
             log("request", f"Container stderr: {output.strip()[-SHOWN_OUTPUT:]}")
         self._record(call, outcome.result, outcome.status, warm, code, output)
 
-    def turn_away(self, call: Call, result: str, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+    def turn_away(
+        self, call: Call, result: str, status: int, detail: str, headers: dict[str, str] | None = None
+    ) -> None:
         """Answer a call that no container is started for."""
         self.refuse(call, status, detail, headers)
         self._record(call, result, status, False, None, "")
@@ -206,5 +208,3 @@ class Server:
     def _left(self, deadline: float) -> float:
         """Seconds until the deadline, or until the daemon's drain ends."""
         return min(deadline, self._stop_at or deadline) - time.monotonic()
-
-

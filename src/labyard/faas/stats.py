@@ -118,7 +118,10 @@ class Stats:
                     lines.append(f'faas_request_seconds_bucket{{function="{name}",le="{bound}"}} {total}')
                 lines.append(f'faas_request_seconds_sum{{function="{name}"}} {stats.seconds:.6f}')
                 lines.append(f'faas_request_seconds_count{{function="{name}"}} {total}')
-            for word, text in (("hits", "Requests that a parked handler took."), ("misses", "Requests that found none.")):
+            for word, text in (
+                ("hits", "Requests that a parked handler took."),
+                ("misses", "Requests that found none."),
+            ):
                 lines += [f"# HELP faas_pool_{word}_total {text}", f"# TYPE faas_pool_{word}_total counter"]
                 for name, stats in functions:
                     lines.append(f'faas_pool_{word}_total{{function="{name}"}} {getattr(stats, f"warm_{word}")}')

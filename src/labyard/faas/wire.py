@@ -125,7 +125,9 @@ def read_request(sock: socket.socket) -> Request | None:
     return Request(words[0], path, {name: value for name, _, value in pairs}, headers, sock, rest)
 
 
-def reply(status: int, body: bytes, content_type: str, reason: str = "", headers: dict[str, str] | None = None) -> bytes:
+def reply(
+    status: int, body: bytes, content_type: str, reason: str = "", headers: dict[str, str] | None = None
+) -> bytes:
     """A whole answer. The reason phrase carries an error's text: one line, Latin-1, 200 characters at most."""
     phrase = " ".join((reason or REASONS.get(status, "Error")).split())[:200]
     lines = [

@@ -97,7 +97,7 @@ def _own() -> dict[str, str]:
 def _below(mount_point: str, root: str, path: str) -> Path:
     """A group's folder. Where cgroup namespaces are not used, the mount shows only a part of the hierarchy."""
     relative = os.path.relpath(path, root) if root != "/" else path.lstrip("/")
-    return Path(os.path.normpath(os.path.join(mount_point, relative)))
+    return Path(os.path.normpath(f"{mount_point}/{relative}"))
 
 
 def find_cgroups() -> Cgroups:

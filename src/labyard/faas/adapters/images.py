@@ -37,7 +37,7 @@ class Stored:
 
 
 class Images:
-    """Trees by key, and the names that point to them. Who uses a tree holds it; the last one to release it removes it."""
+    """Trees by key, and the names that point to them. Who uses a tree holds it; the last to release it removes it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -102,7 +102,7 @@ class Images:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def hold(self, key: str) -> None:
-        """Keep a tree from being removed. Keys of functions that an older daemon unpacked are empty: nothing to hold."""
+        """Keep a tree from being removed. Functions that an older daemon unpacked have no key: nothing to hold."""
         if key:
             with self._lock:
                 self._held[key] += 1
@@ -131,7 +131,7 @@ class Images:
         """Let `images/<name>/rootfs` lead to a tree. Where it led before; None when it was not there."""
         link = self.rootfs(name)
         link.parent.mkdir(exist_ok=True)
-        before = os.readlink(link) if link.is_symlink() else None
+        before = str(link.readlink()) if link.is_symlink() else None
         if before is None and link.is_dir():
             # A directory, from an older daemon: into the store, where what nobody holds is removed at the next start.
             kept = self._store / f"old-{name}"
@@ -166,7 +166,7 @@ class Images:
         for path in self._settings.images.iterdir():
             if path.name != ".store":
                 link = path / "rootfs"
-                found[path.name] = os.path.basename(os.path.dirname(os.path.realpath(link))) if link.is_dir() else ""
+                found[path.name] = link.resolve().parent.name if link.is_dir() else ""
         return found
 
     def unheld(self) -> list[str]:
@@ -190,11 +190,11 @@ def _make_mount_points(tree: Tree, workdir: str) -> None:
     for name in MOUNT_POINTS:
         kind = tree.kind((name,))
         if kind is None:
-            os.mkdir(tree.path((name,)), 0o755)
+            tree.path((name,)).mkdir(0o755)
         elif kind not in (stat.S_IFDIR, stat.S_IFLNK):
             raise ImageError(f"/{name} is not a directory")
     parts = split_path(workdir)
     if parts:
         parts = tree.resolve_parent(parts, made=lambda _: None)
         if tree.kind(parts) is None:
-            os.mkdir(tree.path(parts), 0o755)
+            tree.path(parts).mkdir(0o755)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -24,7 +23,7 @@ class Runtime:
 
     def __init__(self, program: str, root: Path, cgroups: Cgroups) -> None:
         self.program = program
-        self.name = os.path.basename(program)
+        self.name = Path(program).name
         self._cgroups = cgroups
         self._root = root
         self.command = [program, "--root", str(root)]
@@ -33,7 +32,7 @@ class Runtime:
             self.command.append(f"--cgroup-manager={'cgroupfs' if cgroups.enforced else 'disabled'}")
 
     def start(self, container: str, bundle: Path, output: int) -> subprocess.Popen[bytes]:
-        """Start a container; its process writes to the descriptor `output`. The call that does it, which ends when it runs.
+        """Start a container whose process writes to the descriptor `output`: the call that does it.
 
         It exits with 0 when the process is started, and `bundle/pid` has its number; else its last line says why not.
         """
@@ -76,7 +75,7 @@ class Runtime:
         container = new_container_id()
         bundle = folder / container
         rootfs = bundle / "rootfs"
-        system = [path for path in ("/bin", "/lib", "/lib64", "/usr") if os.path.isdir(path)]
+        system = [path for path in ("/bin", "/lib", "/lib64", "/usr") if Path(path).is_dir()]
         for path in ("/proc", "/dev", "/sys", "/tmp", *system):
             (rootfs / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
         (rootfs / "control.sock").touch()

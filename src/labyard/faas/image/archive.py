@@ -38,7 +38,8 @@ class Image:
         """The image's configuration document. ImageError when there is none."""
         if self._config_name is None:
             raise ImageError("the manifest names no Config")
-        return self._files.document(self._config_name, dict)
+        document: dict[str, Any] = self._files.document(self._config_name, dict)
+        return document
 
     def diff_ids(self) -> list[str]:
         """SHA-256 of each uncompressed layer as the configuration claims it; empty text where it claims none."""
@@ -55,7 +56,7 @@ class Image:
 
 
 class Files:
-    """The members of the outer archive by name. Links among them are followed, which older `docker save` makes use of."""
+    """The members of the outer archive by name. Links among them are followed: older `docker save` makes use of them."""
 
     def __init__(self, file: IO[bytes], max_entries: int) -> None:
         self._file = file

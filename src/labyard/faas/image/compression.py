@@ -29,7 +29,7 @@ def compression_of(first: bytes) -> str | None:
 
 @contextmanager
 def decompressed(file: Any, first: bytes, scratch: Path) -> Iterator[IO[bytes]]:
-    """The file, read from its start, as it was before it was compressed. `file` has `read`; `first` are its first bytes.
+    """The file, read from its start, uncompressed. `file` has `read`; `first` are its first bytes.
 
     ImageError when the compression is one that this host cannot read.
     """

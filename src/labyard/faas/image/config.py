@@ -88,6 +88,6 @@ def _accounts(tree: Tree, name: str) -> list[list[str]]:
     if tree.kind(parts) != stat.S_IFREG:
         return []
     descriptor = os.open(tree.path(parts), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         text = file.read(MAX_ACCOUNTS).decode("utf-8", "replace")
     return [line.split(":") for line in text.splitlines() if line and not line.startswith("#")]

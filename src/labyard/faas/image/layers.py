@@ -20,7 +20,7 @@ OPAQUE = ".wh..wh..opq"
 
 
 class Unpacker:
-    """Applies one layer after another. Directories get their modes and times at the end: later layers write into them."""
+    """Applies one layer after another. Directories get modes and times at the end: later layers write into them."""
 
     def __init__(self, root: Path, budget: Budget, scratch: Path) -> None:
         self._tree = Tree(root)
@@ -75,7 +75,7 @@ class Unpacker:
             self._hard_link(parts, member)
         elif member.issym():
             self._tree.clear(parts)
-            os.symlink(member.linkname, path)
+            path.symlink_to(member.linkname)
             self._set_metadata(path, member)
         elif member.isfifo():
             self._tree.clear(parts)
@@ -95,12 +95,12 @@ class Unpacker:
         for length in range(1, len(parts) + 1):
             self._mine.add(parts[:length])
 
-    def _file(self, path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _file(self, path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         self._budget.write(member.size)
         source = tar.extractfile(member)
         assert source is not None
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as target:
+        with os.fdopen(descriptor, "wb") as target:
             copy_all(source, target)
         self._set_metadata(path, member)
 
@@ -140,11 +140,11 @@ class Unpacker:
                 self._remove_lower((*parts, child))
 
     @staticmethod
-    def _set_metadata(path: str, member: tarfile.TarInfo) -> None:
+    def _set_metadata(path: Path, member: tarfile.TarInfo) -> None:
         if os.geteuid() == 0:
             os.lchown(path, member.uid, member.gid)
         if not member.issym():
-            os.chmod(path, member.mode & 0o7777)
+            path.chmod(member.mode & 0o7777)
         if 0 <= member.mtime < 2**40:
             os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
 

@@ -125,7 +125,7 @@ class Random(Forward):
 
 
 def members(stream: Forward) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Each member with its archive. ImageError for what is no tar archive, is cut off, or has bytes that are no header."""
+    """Each member with its archive. ImageError for what is no tar archive, is cut off, or has a broken header."""
     try:
         stream.header_left = MAX_HEADER
         tar = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ in front of the last name. The tree is private to the one who unpacks, so that n
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -24,7 +23,7 @@ class MissingDirectory(ImageError):
 
 
 def split_path(name: str) -> Parts:
-    """The components of a member's name. Absolute names are relative to the tree. ImageError for `..` that leaves it."""
+    """The components of a member's name; a leading slash is ignored. ImageError for `..` that leaves the tree."""
     if len(name.encode("utf-8", "surrogateescape")) > MAX_PATH:
         raise ImageError(f"a path is longer than {MAX_PATH} bytes")
     if "\0" in name:
@@ -47,13 +46,13 @@ class Tree:
         self.root = root
         self._real: set[Parts] = {()}  # known to be directories, and no links on the way to them
 
-    def path(self, parts: Parts) -> str:
-        return os.path.join(self.root, *parts)
+    def path(self, parts: Parts) -> Path:
+        return self.root.joinpath(*parts)
 
     def kind(self, parts: Parts) -> int | None:
         """The type bits of what is there, links not followed; None for nothing."""
         try:
-            return stat.S_IFMT(os.lstat(self.path(parts)).st_mode)
+            return stat.S_IFMT(self.path(parts).lstat().st_mode)
         except FileNotFoundError:
             return None
 
@@ -88,7 +87,7 @@ class Tree:
                     links += 1
                     if links > MAX_LINKS:
                         raise ImageError(f"{'/'.join(parts)!r}: too many links")
-                    through = os.readlink(self.path(here))
+                    through = str(self.path(here).readlink())
                     if through.startswith("/"):
                         at.clear()
                     todo.extend(reversed(through.split("/")))
@@ -96,7 +95,7 @@ class Tree:
                 if kind is None:
                     if made is None or through:
                         raise MissingDirectory(f"{'/'.join(parts)!r}: no such directory in the image")
-                    os.mkdir(self.path(here), 0o755)
+                    self.path(here).mkdir(0o755)
                     made(here)
                 elif kind != stat.S_IFDIR:
                     raise ImageError(f"{'/'.join(parts)!r}: {part!r} is not a directory")
@@ -110,8 +109,8 @@ class Tree:
         if kind == stat.S_IFDIR:
             return
         if kind is not None:
-            os.unlink(self.path(parts))
-        os.mkdir(self.path(parts), 0o755)
+            self.path(parts).unlink()
+        self.path(parts).mkdir(0o755)
 
     def clear(self, parts: Parts) -> None:
         """Remove what is there, with all that is in it. Nothing there is fine."""
@@ -119,7 +118,7 @@ class Tree:
             self._real = {()}
             shutil.rmtree(self.path(parts))
         elif parts:
-            Path(self.path(parts)).unlink(missing_ok=True)
+            self.path(parts).unlink(missing_ok=True)
 
     def children(self, parts: Parts) -> list[str]:
-        return os.listdir(self.path(parts))
+        return [path.name for path in self.path(parts).iterdir()]

@@ -48,5 +48,8 @@ def extract_docker_image(fileobj: IO[bytes], rootfs_path: str) -> None:
 
 def get_image_entrypoint(fileobj: IO[bytes]) -> list[str]:
     """The command of an image archive: Entrypoint and Cmd, or `/bin/sh`. ImageError."""
-    with tempfile.TemporaryDirectory() as scratch, open_image(fileobj, Path(scratch), MAX_UNPACKED, MAX_ENTRIES) as image:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open_image(fileobj, Path(scratch), MAX_UNPACKED, MAX_ENTRIES) as image,
+    ):
         return list(read_process(image.config()).cmd)
