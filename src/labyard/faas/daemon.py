@@ -33,8 +33,8 @@ REMAINING = 5.0  # s until those are given up that do not end; the next start's 
 def run(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve until a signal; the exit code."""
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _: signals.put(number))
+    for wanted in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(wanted, lambda number, _: signals.put(number))
     try:
         service = _start(settings)
     except (FaasError, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from labyard.faas.errors import BadRequest
 
@@ -39,7 +40,8 @@ class Limits:
         known = {field.name for field in fields(self)}
         if unknown := sorted(str(key) for key in given if key not in known):
             raise BadRequest(f"unknown limit {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        return replace(self, **{name: _value(name, value) for name, value in given.items()})
+        values: dict[str, Any] = {name: _value(name, value) for name, value in given.items()}
+        return replace(self, **values)
 
     def as_dict(self) -> dict[str, int | float]:
         return asdict(self)

@@ -13,9 +13,9 @@ CONTAINER = re.compile(r"faas-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def check_name(name: str) -> str:
-    """The name, or BadRequest. Callers take the first dotted quad of a deploy's output for the address: none in names."""
+    """The name, or BadRequest. Callers take the first dotted quad that they see for the address: none in names."""
     if not NAME.fullmatch(name) or DOTTED_QUAD.search(name):
-        raise BadRequest(f"Invalid image name {name!r}: letters, digits, dot, underscore, dash; 63 at most; no address")
+        raise BadRequest(f"Invalid image name {name!r}: letters, digits, . _ - are taken, 63 at most, and no address")
     return name
 
 

@@ -1,12 +1,14 @@
-"""Parked handlers: containers whose process has connected already and waits for its connection (contract section 10)."""
+"""Parked handlers: containers whose process has connected and waits for a client (contract section 10)."""
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from labyard.faas.call import Call
@@ -34,14 +36,14 @@ class Stock:
 
     order: Order | None = None
     parked: deque[Parked] = field(default_factory=deque)
-    starting: int = 0
+    starting: Order | None = None  # what is being started of it: one at a time
     used: float = field(default_factory=time.monotonic)
     failures: int = 0
     off_until: float = 0.0
 
 
 class Pool:
-    """`busy` says whether requests wait: then no handler is started ahead. `done` is told when a call has been served."""
+    """`busy` says whether requests wait: then none is started ahead. `done` is told when a call has been served."""
 
     def __init__(
         self,
@@ -133,10 +135,14 @@ class Pool:
                     self._changed.wait(LOOK)
                     continue
                 # One at a time: a start takes a whole core, and requests come first.
+                order = self._borrow(name)
+                if order is None:
+                    self._changed.wait(LOOK)  # it is being removed
+                    continue
                 stock = self._stocks[name]
-                stock.starting += 1
-                threading.Thread(target=self._park, args=(name, stock), name=f"park {name}", daemon=True).start()
-                while stock.starting and not self._stopped:
+                stock.starting = order
+                threading.Thread(target=self._park, args=(order, stock), name=f"park {name}", daemon=True).start()
+                while stock.starting is order and not self._stopped:
                     self._changed.wait()
 
     def _next(self) -> str | None:
@@ -152,41 +158,38 @@ class Pool:
         room = total < max(1, self._settings.total_concurrency // 2)
         return lacking if room and not self._busy() else None
 
-    def _park(self, name: str, stock: Stock) -> None:
+    def _park(self, order: Order, stock: Stock) -> None:
         """The life of one handler: start, wait for a call, serve it."""
-        order = self._borrow(name)
-        container = None
-        call = None
+        container = self._server.make(order, parked=True)
+        parked = Parked(container, order)
+        served = False
         try:
-            if order is not None:
-                container = self._server.make(order, parked=True)
-                parked = Parked(container, order)
-                if self._connect(parked, stock):
-                    self._wait(parked, stock)
-                call = parked.call
-                if call and self._serve(parked, call):
-                    self._done(call)
-                    call = None
+            if self._connect(parked, stock):
+                self._wait(parked, stock)
+            if parked.call:
+                served = self._serve(parked, parked.call)
         finally:
-            with self._changed:
-                stock.starting = 0
-                self._changed.notify_all()
-            if container:
-                self._server.discard(container)
-            if call and order:
-                # It had died where it was parked, and nobody is to notice: served cold, once.
-                try:
-                    self._server.serve(call, order)
-                finally:
-                    self._done(call)
-            if order:
+            self._started(stock, order)
+            self._server.discard(container)
+            try:
+                if parked.call and not served:
+                    # It had died where it was parked, and nobody is to notice: served cold, once.
+                    self._server.serve(parked.call, order)
+            finally:
+                if parked.call:
+                    self._done(parked.call)
                 self._give_back(order)
+
+    def _started(self, stock: Stock, order: Order) -> None:
+        with self._changed:
+            if stock.starting is order:
+                stock.starting = None
+                self._changed.notify_all()
 
     def _connect(self, parked: Parked, stock: Stock) -> bool:
         failure = self._server.await_handler(parked.container)
         with self._changed:
-            stock.starting = 0
-            self._changed.notify_all()
+            self._started(stock, parked.order)
             current = stock.order and stock.order.function is parked.order.function
             if not current or self._wanted(stock) == 0:
                 return False
@@ -225,7 +228,6 @@ class Pool:
 def _rss(pid: int) -> int:
     """Resident bytes of a process; 0 when it is gone."""
     try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * 4096
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
         return 0

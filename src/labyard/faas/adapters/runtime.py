@@ -48,7 +48,7 @@ class Runtime:
         if not (self._root / container).exists():
             return
         done = self._run("delete", "--force", container)
-        if done.returncode and (self._root / container).exists():
+        if done.returncode:
             raise RuntimeFailure(f"{self.name} delete {container}: {last_line(done.stderr)}")
 
     def observed(self) -> set[str]:

@@ -56,7 +56,7 @@ class Image:
 
 
 class Files:
-    """The members of the outer archive by name. Links among them are followed: older `docker save` makes use of them."""
+    """The members of the outer archive by name. Links among them are followed: older `docker save` makes such."""
 
     def __init__(self, file: IO[bytes], max_entries: int) -> None:
         self._file = file

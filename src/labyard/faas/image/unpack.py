@@ -19,7 +19,7 @@ MAX_ENTRIES = 500_000
 
 
 def unpack(image: Image, target: Path, budget: Budget, scratch: Path) -> None:
-    """Write the image's tree to `target`, an empty directory. ImageError, FaasError 507; the caller removes the rest."""
+    """Write the image's tree to `target`, an empty directory. ImageError, FaasError 507: the caller clears up."""
     unpacker = Unpacker(target, budget, scratch)
     claimed = image.diff_ids()
     for number, layer in enumerate(image.layers):
