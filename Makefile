@@ -11,7 +11,7 @@ LABYARD_MITOGEN ?= 1
 ANSIBLE := scripts/with-mitogen $(LABYARD_MITOGEN)
 PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
 
-.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration bench destroy purge bootstrap lock
+.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration faas-single bench destroy purge bootstrap lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test: bootstrap ## all of it: lint, unit, integration, the lab, Molecule for eve
 
 vms-integration: bootstrap ## the VM manager's tests with real machines, inside the lab's first VM host
 	@$(PLAYBOOK) playbooks/vms_integration.yml
+
+faas-single: ## faasd and faas as single files in build/, which need nothing but Python
+	@python3 scripts/faas_single.py
 
 bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json; one family: make bench ONLY=vms
 	@python -m labyard.bench --inventory $(INVENTORY) --only '$(ONLY)'

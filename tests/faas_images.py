@@ -1,4 +1,4 @@
-"""Image archives made by hand: layers, and the shapes that archives have in the field. And a small Python to run in them."""
+"""Image archives made by hand, in the shapes that they have in the field; and a small Python to run in them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def docker_flat(layers: list[bytes], **inner: Any) -> bytes:
 
 
 def oci_layout(layers: list[bytes], nested: bool = False, with_docker: bool = False, **inner: Any) -> bytes:
-    """An OCI layout with gzipped layers; `nested`: by an index of two platforms; `with_docker`: as docker 25 saves it."""
+    """An OCI layout, layers gzipped; `nested`: by an index of two platforms; `with_docker`: as docker 25 saves it."""
     stored = [gzip.compress(data) for data in layers]
     blobs: dict[str, bytes] = {}
 
@@ -133,7 +133,10 @@ def oci_layout(layers: list[bytes], nested: bool = False, with_docker: bool = Fa
             {**manifest, "platform": {"os": "linux", "architecture": "amd64"}},
         ]
         manifest = blob(json.dumps({"manifests": entries}).encode())
-    top = {"index.json": json.dumps({"manifests": [manifest]}).encode(), "oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
+    top = {
+        "index.json": json.dumps({"manifests": [manifest]}).encode(),
+        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+    }
     if with_docker:
         names = [f"blobs/sha256/{sha256(data)}" for data in stored]
         entry = {"Config": f"blobs/sha256/{document['digest'][7:]}", "RepoTags": ["test:latest"], "Layers": names}
@@ -145,7 +148,10 @@ def oci_layout(layers: list[bytes], nested: bool = False, with_docker: bool = Fa
 def python_layer() -> bytes:
     """This host's Python 3 with its libraries, as a layer. Its caches are kept: without them each start compiles."""
     version = subprocess.run(
-        [PYTHON, "-c", "import sys; print('python%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=True
+        [PYTHON, "-c", "import sys; print('python%d.%d' % sys.version_info[:2])"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
     wanted = {Path(f"/usr/bin/{version}")}
     extensions = list((LIBRARY / version / "lib-dynload").glob("*.so"))

@@ -7,6 +7,7 @@ socket, the runtime's call, the process itself, and `wake`.
 from __future__ import annotations
 
 import array
+import fcntl
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +56,7 @@ class Container:
         self.output = Ring()
         self.peer: socket.socket | None = None
         self.connected = False
+        self.unread = False
         self.frozen = False
         self.ended = False
         self.exit_code: int | None = None
@@ -116,14 +119,26 @@ class Container:
                 then()
 
     def hand_over(self, connection: socket.socket) -> None:
-        """Give the client's connection to the handler. OSError when it is not there any more."""
+        """Give the client's connection to the handler. OSError when it is not there any more.
+
+        `peer` stays until the handler has read the message, so that `unread` is known of one that died before.
+        """
         if self.peer is None:
             raise BrokenPipeError("the handler is gone")
         # O_NONBLOCK travels with the descriptor, and handlers expect a blocking one.
         connection.setblocking(True)
         descriptors = array.array("i", [connection.fileno()])
         self.peer.sendmsg([HANDOFF], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        self._close_peer()
+        self.let_go()
+
+    def let_go(self) -> bool:
+        """Close the handler's connection once it has read what was sent on it. Is it closed?"""
+        if self.peer:
+            size = array.array("i", [0])
+            fcntl.ioctl(self.peer, termios.TIOCOUTQ, size)
+            if size[0] == 0:
+                self._close_peer()
+        return self.peer is None
 
     def freeze(self, frozen: bool) -> None:
         """Stop or resume its processes. That a host cannot is logged, and harms nothing."""
@@ -205,10 +220,20 @@ class Container:
         peer.setblocking(True)
         self.peer = peer
         self.connected = True
-        self._watch(peer.fileno(), self._close_peer)
+        self._watch(peer.fileno(), self._peer_closed)
+
+    def _peer_closed(self) -> None:
+        """The handler has nothing to say on its connection: it has closed it, or has ended."""
+        if self.peer:
+            try:
+                self.peer.recv(1, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                self.unread = True  # what the kernel says of one that closed with a message unread
+            self._close_peer()
 
     def _close_peer(self) -> None:
-        """After the handoff, at the end, and when the handler lets go of it: it has nothing to say on it."""
         if self.peer:
             self._forget(self.peer.fileno(), close=False)
             self.peer.close()
@@ -252,6 +277,7 @@ class Container:
         self._watch(self._pidfd, self._process_ended)
 
     def _process_ended(self) -> None:
+        self._peer_closed()
         self.exit_code = exit_code_of(self._pidfd)
         self._forget(self._pidfd)
         self.out_of_memory = self._place.cgroups.oom_kills(self.id) > 0

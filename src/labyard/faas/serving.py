@@ -87,13 +87,16 @@ class Server:
             self.discard(container)
 
     def serve_parked(self, container: Container, call: Call) -> bool:
-        """Serve a call with a parked handler. False when it was gone already, so that the call is as it was."""
+        """Serve a call with a parked handler. False when it was dead at the handoff: then the call is as it was."""
         try:
             container.hand_over(call.sock)
         except OSError:
             return False
         try:
-            self._finish(container, call, self._outcome(container, call), warm=True)
+            outcome = self._outcome(container, call)
+            if outcome.status and container.unread:
+                return False
+            self._finish(container, call, outcome, warm=True)
         except Exception as error:
             self._broken(call, error)
         return True
@@ -141,7 +144,7 @@ class Server:
             left = self._left(deadline)
             if left <= 0:
                 break
-            container.step(left if answered else min(left, TICK))
+            container.step(left if answered and container.let_go() else min(left, TICK))
             # Once something was sent our copy goes, so that an answer ends when the handler closes it.
             if not answered and not container.ended and call.answered():
                 answered = True

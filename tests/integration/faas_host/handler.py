@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 def connect() -> socket.socket:
@@ -48,23 +49,26 @@ def facts(client: socket.socket) -> dict[str, object]:
         except OSError as error:
             return os.strerror(error.errno)
 
-    status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
-    limits = dict((line[:26].strip(), line[26:].split()[0]) for line in open("/proc/self/limits").read().splitlines()[1:])
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    lines = Path("/proc/self/limits").read_text().splitlines()[1:]
+    limits = {line[:26].strip(): line[26:].split()[0] for line in lines}
     return {
         "uid": os.getuid(),
         "gid": os.getgid(),
         "groups": os.getgroups(),
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
         "env": dict(os.environ),
         "hostname": socket.gethostname(),
         "pid": os.getpid(),
         "peer": client.getpeername(),
         "name": client.getsockname(),
         "blocking": os.get_blocking(client.fileno()),
-        "write_root": try_to(lambda: open("/file", "w")),
-        "write_tmp": try_to(lambda: open("/tmp/file", "w").close()),
-        "write_control": try_to(lambda: open("/control.sock", "w")),
-        "urandom": len(open("/dev/urandom", "rb").read(8)),
+        "write_root": try_to(Path("/file").touch),
+        "write_tmp": try_to(Path("/tmp/file").touch),
+        "write_control": try_to(lambda: Path("/control.sock").write_text("")),
+        "urandom": len(os.urandom(8)),
+        "devices": Path("/dev/urandom").is_char_device(),
         "capabilities": {key: value for key, value in status.items() if key.startswith("Cap")},
         "no_new_privileges": status["NoNewPrivs"],
         "seccomp": status["Seccomp"],
@@ -72,14 +76,13 @@ def facts(client: socket.socket) -> dict[str, object]:
         "core": limits["Max core file size"],
         "interfaces": sorted(name for _, name in socket.if_nameindex()),
         "mount": try_to(lambda: os.mknod("/tmp/device", 0o20666, os.makedev(1, 3))),
-        "timers": len(open("/proc/timer_list", "rb").read(16)) if os.path.exists("/proc/timer_list") else 0,
-        "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),
+        "descriptors": sorted(int(path.name) for path in Path("/proc/self/fd").iterdir()),
     }
 
 
 def fill_tmp() -> str:
     try:
-        with open("/tmp/big", "wb") as file:
+        with Path("/tmp/big").open("wb") as file:
             for _ in range(1024):
                 file.write(b"x" * (1 << 20))
         return "all of it"

@@ -113,6 +113,11 @@ class Host:
         """A path of that host, as this process reaches it."""
         return Path(f"/proc/{self.anchor.pid}/root") / path.lstrip("/")
 
+    def listing(self, path: str) -> list[str]:
+        """Names in a folder of that host; none where there is no folder."""
+        folder = self.path(path)
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
     @contextmanager
     def network(self) -> Iterator[None]:
         """In here this thread's sockets are made in that host's network."""
@@ -205,11 +210,11 @@ class Host:
         assert self.daemon is not None
         groups = [str(path) for path in Path("/sys/fs/cgroup").glob("*/faas-*")]
         return {
-            "bundles": sorted(os.listdir(self.path("/var/lib/faasd/bundles"))),
-            "warm": sorted(os.listdir(self.path("/run/faasd/warm"))),
-            "containers": sorted(os.listdir(self.path("/run/faasd/runc"))) if self.path("/run/faasd/runc").exists() else [],
-            "sockets": sorted(name for name in os.listdir(self.path("/tmp")) if name.startswith("faas-")),
-            "scratch": sorted(os.listdir(self.path("/var/lib/faasd/.scratch"))),
+            "bundles": self.listing("/var/lib/faasd/bundles"),
+            "warm": self.listing("/run/faasd/warm"),
+            "containers": self.listing("/run/faasd/runc"),
+            "sockets": [name for name in self.listing("/tmp") if name.startswith("faas-")],
+            "scratch": self.listing("/var/lib/faasd/.scratch"),
             "cgroups": groups,
             "processes": [str(pid) for pid in self.children()],
             "mounts": [line for line in self.path("/proc/self/mounts").read_text().splitlines() if "faas-" in line],
@@ -231,15 +236,17 @@ class Host:
 
     def descriptors(self) -> int:
         assert self.daemon is not None
-        return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))
+        return len(list(Path(f"/proc/{self.daemon.pid}/fd").iterdir()))
 
     def threads(self) -> int:
         assert self.daemon is not None
-        return len(os.listdir(f"/proc/{self.daemon.pid}/task"))
+        return len(list(Path(f"/proc/{self.daemon.pid}/task").iterdir()))
 
     def settle(self, seconds: float = 3) -> None:
         """Wait until nothing of any request is left."""
-        self.wait_for(lambda: not any(self.leftovers().values()), seconds, lambda: f"nothing is left: {self.leftovers()}")
+        self.wait_for(
+            lambda: not any(self.leftovers().values()), seconds, lambda: f"nothing is left: {self.leftovers()}"
+        )
 
     @staticmethod
     def wait_for(condition: Callable[[], bool], seconds: float, what: str | Callable[[], str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ OUT = layer(symlink("out", "../../../../../../../../tmp"), Member("out/hostile",
 
 
 def store(host: Host) -> list[str]:
-    return sorted(os.listdir(host.path("/var/lib/faasd/images/.store")))
+    return host.listing("/var/lib/faasd/images/.store")
 
 
 class TestRedeploy:
@@ -77,7 +76,7 @@ class TestRedeploy:
             host.connect(ip, timeout=2)
         assert f"{ip}/32" not in host.addresses()
         assert store(host) == []
-        assert os.listdir(host.path("/var/lib/faasd/images")) == [".store"]
+        assert host.listing("/var/lib/faasd/images") == [".store"]
         assert host.api("DELETE", "/api/function/th").status == 404
 
 
@@ -140,8 +139,8 @@ class TestRefused:
             assert reply.reason.startswith(reason)
         assert host.path("/var/lib/faasd/registry.json").read_bytes() == registry
         assert (store(host), host.addresses()) == (trees, addresses)
-        assert sorted(os.listdir(host.path("/var/lib/faasd/images"))) == [".store", "th"]
-        assert os.listdir(host.path("/tmp")) == []
+        assert host.listing("/var/lib/faasd/images") == [".store", "th"]
+        assert host.listing("/tmp") == []
         host.settle()
         assert host.get(ip).status == 200
 
@@ -151,7 +150,7 @@ class TestRefused:
             reply = host.api("POST", "/api/new", TINY, {"X-Image-Name": name.encode().decode("latin-1")})
             assert reply.status == 400, name
         there = {".lock", ".scratch", "bundles", "images", "registry.json"}
-        assert set(os.listdir(host.path("/var/lib/faasd"))) == there
+        assert set(host.listing("/var/lib/faasd")) == there
         assert host.api("GET", "/api/list").json == {}
 
     def test_bounds(self, host: Host) -> None:
@@ -174,7 +173,7 @@ class TestRefused:
         assert (reply.status, reply.json["detail"]) == (507, "the disk is full")
         assert host.deploy("too-long", docker_archive([layer({"f": bytes(6 << 20)})])).status == 507
         assert set(host.api("GET", "/api/list").json) == {"fits"}
-        assert os.listdir(host.path("/var/lib/small/.scratch")) == []
+        assert host.listing("/var/lib/small/.scratch") == []
         assert host.deploy("fits-too", TINY).status == 200
 
     def test_limits(self, host: Host) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -264,7 +263,7 @@ class TestClients:
             assert "cannot listen on 10.0.0.11:80" in reply.json["detail"]
             assert set(host.api("GET", "/api/list").json) == {"before"}
             assert "10.0.0.11/32" not in host.addresses()
-            assert os.listdir(host.path("/var/lib/faasd/images")) != ["more"]
+            assert "more" not in host.listing("/var/lib/faasd/images")
         finally:
             other.close()
         host.wait_for(lambda: host.api("GET", "/health").json["status"] == "ok", 15, "listening again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ class TestStart:
     def test_folders_and_files(self, host: Host) -> None:
         host.start()
         root = host.path("/var/lib/faasd")
-        assert {"images", "bundles", "registry.json"} <= set(os.listdir(root))
+        assert {"images", "bundles", "registry.json"} <= set(host.listing("/var/lib/faasd"))
         assert (root / "images").stat().st_mode & 0o777 == 0o700
         assert json.loads((root / "registry.json").read_text()) == {}
         assert "[server] FaaS server ready\n" in host.log()
@@ -110,7 +109,7 @@ class TestRegistry:
         (root / "registry.json").write_text(whole[:-20])
         host.start()
         assert host.api("GET", "/api/list").json == {}
-        kept = [name for name in os.listdir(root) if name.startswith("registry.json.bad-")]
+        kept = [name for name in host.listing("/var/lib/faasd") if name.startswith("registry.json.bad-")]
         assert len(kept) == 1
         # Mended and put back, it has its functions' trees still.
         host.stop()
@@ -146,7 +145,7 @@ class TestRegistry:
         assert reads > 5
         assert len(ips) == 5
         assert set(json.loads(path.read_text())) == {f"f{number}" for number in range(5)}
-        stored = [name for name in os.listdir(host.path("/var/lib/faasd/images/.store"))]
+        stored = host.listing("/var/lib/faasd/images/.store")
         assert len(stored) == 1
 
 
@@ -246,7 +245,7 @@ class TestAddresses:
         assert (reply.status, reply.reason) == (503, "No IPs available")
         assert reply.json["detail"] == "No IPs available"
         assert set(host.api("GET", "/api/list").json) == {"f0", "f1", "f2"}
-        assert "one-too-many" not in os.listdir(host.path("/var/lib/faasd/images"))
+        assert "one-too-many" not in host.listing("/var/lib/faasd/images")
         host.settle()
 
     def test_whole_pool(self, host: Host) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -39,7 +38,15 @@ class TestHandoff:
         assert facts["name"] == [ip, 80]
         assert facts["peer"][0] == ip  # the kernel's choice for a client on the same host
         assert facts["blocking"] is True
-        assert facts["descriptors"] == [0, 1, 2, 3, 4, 5, 6]  # its socket, the one that came, its duplicate, the listing
+        assert facts["descriptors"] == [
+            0,
+            1,
+            2,
+            3,
+            4,
+            5,
+            6,
+        ]  # its socket, the one that came, its duplicate, the listing
         assert set(facts["capabilities"].values()) == {"0" * 16}
         assert facts["no_new_privileges"] == "1"
         assert facts["seccomp"] == "2"
@@ -47,6 +54,7 @@ class TestHandoff:
         assert facts["write_tmp"] == "None"
         assert facts["mount"] == "Operation not permitted"
         assert facts["urandom"] == 8
+        assert facts["devices"] is True
         assert (facts["open_files"], facts["core"]) == ("1024", "0")
         assert facts["interfaces"] == ["lo"]
         assert facts["hostname"] == "facts"
@@ -100,7 +108,7 @@ class TestHandoff:
 
         def intrude() -> None:
             while not seen:
-                for name in os.listdir(tmp):
+                for name in shared.listing("/tmp"):
                     if name.endswith(".sock"):
                         try:
                             with socket.socket(socket.AF_UNIX) as link:
