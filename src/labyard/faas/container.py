@@ -34,6 +34,7 @@ from labyard.faas.ring import Ring
 from labyard.faas.settings import Settings
 
 HANDOFF = b"SOCKET"
+FINISHING = 1.0  # s that the runtime's call has to end after the process that it started has connected
 REQUEST_SOCKETS = Path("/tmp")
 
 
@@ -164,10 +165,13 @@ class Container:
     def close(self) -> None:
         """Kill and remove all of it. Never raises: what cannot be removed is logged, and the observer finds it."""
         strangers: list[int] = []
+        deadline = time.monotonic() + FINISHING
+        while self.connected and self._callfd in self._on and time.monotonic() < deadline:
+            self.step(FINISHING)
         if self._call and self._call.returncode is None:
             strangers = children_of(self._call.pid)
             self._call.kill()
-            self._call.wait()
+            self._place.runtime.calls.ended(self._call)
         self.kill()
         try:
             self._place.runtime.delete(self.id)
@@ -266,7 +270,7 @@ class Container:
         """The runtime's call has ended: the process runs, or it never will."""
         assert self._call is not None
         self._forget(self._callfd)
-        if self._call.wait() != 0:
+        if self._place.runtime.calls.ended(self._call) != 0:
             self._drain()
             self.start_error = last_line(self.output.text())
             self.ended = True

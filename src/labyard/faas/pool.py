@@ -82,6 +82,7 @@ class Pool:
         with self._changed:
             if order is None:
                 stock = self._stocks.pop(name, Stock())
+                stock.order = None  # of a handler that is being started, too
             else:
                 stock = self._stocks.setdefault(name, Stock())
                 stock.order, stock.used, stock.failures, stock.off_until = order, time.monotonic(), 0, 0.0

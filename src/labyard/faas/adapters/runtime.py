@@ -10,6 +10,7 @@ from pathlib import Path
 
 from labyard.faas.adapters.bundle import make_config
 from labyard.faas.adapters.cgroups import Cgroups
+from labyard.faas.children import Calls
 from labyard.faas.errors import RuntimeFailure
 from labyard.faas.limits import Limits
 from labyard.faas.names import is_container_id, new_container_id
@@ -19,11 +20,12 @@ SECONDS = 20  # what kill, delete and list may take
 
 
 class Runtime:
-    """One runtime program with its own state folder. Keeps nothing: the program is asked."""
+    """One runtime program with its own state folder. What runs is not kept here: the program is asked."""
 
     def __init__(self, program: str, root: Path, cgroups: Cgroups) -> None:
         self.program = program
         self.name = Path(program).name
+        self.calls = Calls(self.name)
         self._cgroups = cgroups
         self._root = root
         self.command = [program, "--root", str(root)]
@@ -36,7 +38,7 @@ class Runtime:
 
         It exits with 0 when the process is started, and `bundle/pid` has its number; else its last line says why not.
         """
-        return subprocess.Popen(
+        return self.calls.start(
             [*self.command, "run", "--detach", "--pid-file", str(bundle / "pid"), "--bundle", str(bundle), container],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -47,9 +49,8 @@ class Runtime:
         """Kill and remove a container; absent is fine. RuntimeFailure when it is still there."""
         if not (self._root / container).exists():
             return
-        done = self._run("delete", "--force", container)
-        if done.returncode:
-            raise RuntimeFailure(f"{self.name} delete {container}: {last_line(done.stderr)}")
+        if said := self._run("delete", "--force", container):
+            raise RuntimeFailure(f"{self.name} delete {container}: {said}")
 
     def observed(self) -> set[str]:
         """Containers of ours that the runtime knows. Its folder is asked: one that is half made is not in its list."""
@@ -87,27 +88,28 @@ class Runtime:
         ]
         (bundle / "config.json").write_text(json.dumps(config))
         try:
-            done = self._run("run", "--bundle", str(bundle), container)
-            if done.returncode:
-                raise RuntimeFailure(f"{self.name} cannot run a container here: {last_line(done.stderr)}")
+            if said := self._run("run", "--bundle", str(bundle), container):
+                raise RuntimeFailure(f"{self.name} cannot run a container here: {said}")
         finally:
             self.delete(container)
             shutil.rmtree(bundle)
 
-    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, *words: str) -> str:
+        """Call the program: empty text, or the last line of what it said when it failed."""
+        pipe = subprocess.PIPE
         try:
-            return subprocess.run(
-                [*self.command, *words],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=SECONDS,
-            )
+            call = self.calls.start([*self.command, *words], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
         except OSError as error:
             raise RuntimeFailure(f"{self.program}: {error.strerror}") from None
-        except subprocess.TimeoutExpired:
-            raise RuntimeFailure(f"{self.name} {words[0]} did not end within {SECONDS} s") from None
+        with call:
+            try:
+                _, said = call.communicate(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                call.kill()
+                raise RuntimeFailure(f"{self.name} {words[0]} did not end within {SECONDS} s") from None
+            finally:
+                self.calls.ended(call)
+        return last_line(said.decode("utf-8", "replace")) if call.returncode else ""
 
 
 def last_line(output: str) -> str:

@@ -41,7 +41,7 @@ ALLOWED = _ALLOWED_TEXT.split()
 # CLONE_NEW*: namespaces. Without capabilities a user namespace is the only one to be had, and the way to more.
 NAMESPACES = 0x7E020000
 AF_VSOCK = 40
-ARCHITECTURES = {"x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]}
+ARCHITECTURES = {"x86_64": ["SCMP_ARCH_X86_64"], "aarch64": ["SCMP_ARCH_AARCH64"]}
 
 
 def profile(machine: str) -> dict[str, Any]:
