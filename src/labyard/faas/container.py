@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,12 +75,15 @@ class Container:
         self._callfd = self._pidfd = self._reading = -1
         self._poll = select.poll()
         self._on: dict[int, Callable[[], object]] = {}
+        self._waking = threading.Lock()  # its number must not be another file's when somebody writes to it
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._watch(self._wake, self._woken)
 
     def wake(self) -> None:
-        """Let `step` return, in whichever thread it waits."""
-        os.eventfd_write(self._wake, 1)
+        """Let `step` return, in whichever thread it waits. Too late is fine."""
+        with self._waking:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     def start(self) -> None:
         """Begin; what becomes of it is seen by `step`. OSError, RuntimeFailure when it cannot even begin."""
@@ -180,8 +184,10 @@ class Container:
         reap(strangers)
         self._close_peer()
         self._close_listener()
-        for descriptor in list(self._on):
-            self._forget(descriptor)
+        with self._waking:
+            self._wake = -1
+            for descriptor in list(self._on):
+                self._forget(descriptor)
         shutil.rmtree(self.bundle, ignore_errors=True)
 
     def _watch(self, descriptor: int, then: Callable[[], object]) -> None:

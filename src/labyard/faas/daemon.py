@@ -49,7 +49,7 @@ def run(settings: Settings, sockets: list[socket.socket]) -> int:
     while (number := signals.get()) == signal.SIGHUP:
         try:
             service.reload()
-        except (FaasError, OSError) as error:
+        except (FaasError, ValueError, OSError) as error:
             log("init", f"The registry could not be read again: {error}")
     log("shutdown", f"{signal.Signals(number).name}: stopping")
     _notify("STOPPING=1")
@@ -109,7 +109,7 @@ def _stop(service: Service, signals: queue.SimpleQueue[int]) -> None:
         log("shutdown", "Second signal: not waiting for requests")
         drained = min(drained, time.monotonic())
         service.server.stop(drained)
-    for ip in service.loopback.remove(service.loopback.observed()):
+    for ip in service.close():
         log("shutdown", f"Removed {ip} from loopback interface")
     given_up = time.monotonic() + REMAINING
     while service.server.containers and time.monotonic() < given_up:

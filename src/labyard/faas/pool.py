@@ -142,7 +142,12 @@ class Pool:
                     continue
                 stock = self._stocks[name]
                 stock.starting = order
-                threading.Thread(target=self._park, args=(order, stock), name=f"park {name}", daemon=True).start()
+                try:
+                    threading.Thread(target=self._park, args=(order, stock), name=f"park {name}", daemon=True).start()
+                except RuntimeError:  # the system has no more threads
+                    stock.starting = None
+                    self._give_back(order)
+                    self._changed.wait(LOOK)
                 while stock.starting is order and not self._stopped:
                     self._changed.wait()
 
@@ -161,7 +166,13 @@ class Pool:
 
     def _park(self, order: Order, stock: Stock) -> None:
         """The life of one handler: start, wait for a call, serve it."""
-        container = self._server.make(order, parked=True)
+        try:
+            container = self._server.make(order, parked=True)
+        except OSError as error:
+            log("request", f"{order.function.name}: a handler could not be parked: {error.strerror}")
+            self._started(stock, order)
+            self._give_back(order)
+            return
         parked = Parked(container, order)
         served = False
         try:

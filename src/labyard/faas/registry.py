@@ -102,19 +102,28 @@ class Registry:
         with self._lock:
             self._functions = self._read()
 
+    def reload(self) -> None:
+        """Read the file again. ValueError, OSError when it cannot be used; then nothing has changed."""
+        with self._lock:
+            self._functions = self._parse()
+
+    def _parse(self) -> dict[str, Function]:
+        try:
+            entries = json.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            raise ValueError("it is not an object of objects")
+        functions = {name: read_entry(name, entry, self._defaults) for name, entry in entries.items()}
+        if len({function.ip for function in functions.values()}) < len(functions):
+            raise ValueError("two functions have one address")
+        return functions
+
     def _read(self) -> dict[str, Function]:
         self.damaged = False
         try:
-            entries = json.loads(self.path.read_bytes())
-            if not isinstance(entries, dict):
-                raise ValueError("it is not a JSON object")
-            functions = {name: read_entry(name, dict(entry), self._defaults) for name, entry in entries.items()}
-            if len({function.ip for function in functions.values()}) < len(functions):
-                raise ValueError("two functions have one address")
-            return functions
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError, OSError) as error:
+            return self._parse()
+        except (ValueError, OSError) as error:
             kept = self.path.with_name(f"{self.path.name}.bad-{time.strftime('%Y%m%dT%H%M%S')}")
             log("init", f"{self.path} cannot be used ({error}); kept as {kept.name}; starting without functions")
             self.path.rename(kept)

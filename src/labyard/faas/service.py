@@ -61,6 +61,7 @@ class Service:
         self._addresses = Addresses(self.settings, registry, loopback)
         self._lock = threading.Lock()
         self._changing: dict[str, threading.Lock] = {}
+        self._stopped = False
 
     def lock(self, name: str) -> threading.Lock:
         """Held while a function is changed: of one name one after the other, of different names side by side."""
@@ -77,7 +78,10 @@ class Service:
             with ExitStack() as promised:
                 ip = before.ip if before else promised.enter_context(self._addresses.promise())
                 function = self._function(name, ip, stored, dict(limits))
-                self.loopback.apply([ip])
+                with self._lock:
+                    if self._stopped:
+                        raise FaasError("the daemon is stopping", 503)
+                    self.loopback.apply([ip])
                 if not before:
                     undo.callback(self.loopback.remove, [ip])
                 where = self.images.point(name, stored.key)
@@ -139,10 +143,10 @@ class Service:
         self.pool.renew(function.name, Order(function, function.allowed(self.settings.limits), self.rootfs(function)))
 
     def reload(self) -> None:
-        """Read the registry again, and make what runs like it."""
+        """Read the registry again, and make what runs like it. ValueError, OSError: all stays as it is."""
         with self._lock:
             before = self.registry.all()
-            self.registry.load()
+            self.registry.reload()
             after = self.registry.all()
             for name, function in before.items():
                 if after.get(name) != function:
@@ -152,6 +156,12 @@ class Service:
             for function in fresh:
                 self.install(function)
         log("init", f"Registry read again: {len(after)} functions")
+
+    def close(self) -> list[str]:
+        """Take all addresses away, for good; those that are gone."""
+        with self._lock:
+            self._stopped = True
+            return self.loopback.remove(self.loopback.observed())
 
     def get(self, name: str) -> Function:
         function = self.registry.get(name)

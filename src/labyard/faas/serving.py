@@ -77,14 +77,16 @@ class Server:
 
     def serve(self, call: Call, order: Order) -> None:
         """Serve a call with a container of its own."""
-        container = self.make(order, parked=False)
+        container = None
         try:
+            container = self.make(order, parked=False)
             outcome = self.await_handler(container) or self._exchange(container, call)
             self._finish(container, call, outcome, warm=False)
         except Exception as error:
             self._broken(call, error)
         finally:
-            self.discard(container)
+            if container:
+                self.discard(container)
 
     def serve_parked(self, container: Container, call: Call) -> bool:
         """Serve a call with a parked handler. False when it was dead at the handoff: then the call is as it was."""
@@ -116,8 +118,6 @@ class Server:
             return Outcome("start_failed", 502, f"the container could not be started: {error}")
         if container.peer is not None:
             return None
-        if container.start_error:
-            return Outcome("start_failed", 502, container.start_error)
         if container.ended:
             return self._ended_without_answer(container)
         if self._stopping():
@@ -163,6 +163,8 @@ class Server:
         return self._ended_without_answer(container)
 
     def _ended_without_answer(self, container: Container) -> Outcome:
+        if container.start_error:
+            return Outcome("start_failed", 502, container.start_error)
         when = "without an answer" if container.connected else "before it connected"
         detail = f"handler exited with code {container.exit_code} {when}"
         if container.out_of_memory:

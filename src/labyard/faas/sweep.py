@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from labyard.faas.adapters.images import Images
@@ -58,6 +59,8 @@ def sweep(place: Place, registry: Registry, images: Images, loopback: Loopback) 
 
 def remove_container(place: Place, container: str) -> None:
     """Kill and remove a container that nobody owns, and its groups. RuntimeFailure when it stays."""
+    with suppress(OSError):
+        place.cgroups.freeze(container, False)  # what is frozen does not die
     groups = place.cgroups.leftovers().get(container, [])
     for group in groups:
         for pid in _members(group):

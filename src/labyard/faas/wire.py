@@ -16,6 +16,7 @@ from typing import Any
 from labyard.faas.errors import BadRequest, FaasError
 
 MAX_HEAD = 65536
+MAX_LINE = 4096
 CHUNK = 1 << 18
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 502: "Bad Gateway", 503: "Service Unavailable"}
 
@@ -82,19 +83,23 @@ class Request:
 
     def _take(self, most: int) -> bytes:
         if not self._buffer:
-            self._buffer = self._sock.recv(CHUNK)
-            if not self._buffer:
-                raise BadRequest("the connection ended before the body did")
+            self._fill()
         piece, self._buffer = self._buffer[:most], self._buffer[most:]
         return piece
 
     def _line(self) -> bytes:
-        line = b""
-        while not line.endswith(b"\n"):
-            line += self._take(1)
-            if len(line) > 4096:
+        while b"\n" not in self._buffer[:MAX_LINE]:
+            if len(self._buffer) >= MAX_LINE:
                 raise BadRequest("a chunk's head is too long")
+            self._fill()
+        line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+    def _fill(self) -> None:
+        piece = self._sock.recv(CHUNK)
+        if not piece:
+            raise BadRequest("the connection ended before the body did")
+        self._buffer += piece
 
 
 def read_request(sock: socket.socket) -> Request | None:

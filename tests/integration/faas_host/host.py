@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .groups import Groups
+
 CLONE_NEWNET = 0x40000000
 SETUP = """
 set -e
@@ -58,6 +60,7 @@ class Host:
         self.anchor = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.anchor.stdout is not None
         assert self.anchor.stdout.readline() == b"ready\n"
+        self._groups = Groups()
         self.daemon: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
         self._network = os.open(f"/proc/{self.anchor.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -68,6 +71,7 @@ class Host:
         os.close(self._network)
         self.anchor.kill()
         self.anchor.wait()
+        self._groups.close()
 
     # The daemon
 
@@ -81,7 +85,11 @@ class Host:
         self.environment = {**os.environ, **given}
         with self.log_path.open("ab") as log:
             self.daemon = subprocess.Popen(
-                self._inside(*program), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment
+                self._inside("sh", "-c", f'{self._groups.enter()} exec "$@"', "sh", *program),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.environment,
             )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -208,14 +216,13 @@ class Host:
     def leftovers(self) -> dict[str, list[str]]:
         """Whatever requests make and have to take away again."""
         assert self.daemon is not None
-        groups = [str(path) for path in Path("/sys/fs/cgroup").glob("*/faas-*")]
         return {
             "bundles": self.listing("/var/lib/faasd/bundles"),
             "warm": self.listing("/run/faasd/warm"),
             "containers": self.listing("/run/faasd/runc"),
             "sockets": [name for name in self.listing("/tmp") if name.startswith("faas-")],
             "scratch": self.listing("/var/lib/faasd/.scratch"),
-            "cgroups": groups,
+            "cgroups": self._groups.containers(),
             "processes": [str(pid) for pid in self.children()],
             "mounts": [line for line in self.path("/proc/self/mounts").read_text().splitlines() if "faas-" in line],
         }

@@ -131,6 +131,12 @@ class TestRegistry:
         assert {ip for ip in host.addresses() if ip.startswith("10.")} == {"10.0.0.10/32", "10.0.0.77/32"}
         assert host.get("10.0.0.77").status == 502
         assert set(host.api("GET", "/api/list").json) == {"one", "three"}
+        # One that cannot be used changes nothing.
+        path.write_text("{")
+        host.daemon.send_signal(signal.SIGHUP)
+        host.wait_for(lambda: "could not be read again" in host.log(), 5, "refused")
+        assert set(host.api("GET", "/api/list").json) == {"one", "three"}
+        assert host.get("10.0.0.77").status == 502
 
     def test_valid_at_each_read_under_five_deploys_at_once(self, host: Host) -> None:
         host.start()
@@ -150,9 +156,9 @@ class TestRegistry:
 
 
 class TestKilled:
-    @pytest.mark.parametrize("warm", [0, 1])
-    def test_every_function_is_back_and_nothing_is_left(self, host: Host, image: Image, warm: int) -> None:
-        host.start(warm=warm)
+    @pytest.mark.parametrize(("warm", "freeze"), [(0, 0), (1, 0), (1, 1)])
+    def test_every_function_is_back_and_nothing_is_left(self, host: Host, image: Image, warm: int, freeze: int) -> None:
+        host.start(warm=warm, warm_freeze=freeze)
         ips = {name: host.function(name, image("slow", "2")) for name in ("one", "two")}
         with ThreadPoolExecutor(2) as threads:
             pending = [threads.submit(self._try, host, ip) for ip in ips.values()]

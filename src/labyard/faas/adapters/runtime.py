@@ -59,13 +59,17 @@ class Runtime:
         return {path.name for path in self._root.iterdir() if is_container_id(path.name)}
 
     def processes(self) -> list[int]:
-        """Calls of the runtime with our state folder that are still under way, whoever made them."""
+        """Calls of the runtime with our state folder that are still under way, whoever made them.
+
+        A folder of that name in another mount namespace, as in a container of this host, is another folder.
+        """
         wanted = b"\0".join(word.encode() for word in self.command[1:3])
+        ours = Path("/proc/self/ns/mnt").readlink()
         found = []
         for path in Path("/proc").iterdir():
             if path.name.isdigit():
                 try:
-                    if wanted in (path / "cmdline").read_bytes():
+                    if wanted in (path / "cmdline").read_bytes() and (path / "ns/mnt").readlink() == ours:
                         found.append(int(path.name))
                 except OSError:
                     continue  # it has ended
