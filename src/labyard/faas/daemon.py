@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import resource
 import signal
 import socket
@@ -32,9 +31,7 @@ REMAINING = 5.0  # s until those are given up that do not end; the next start's 
 
 def run(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve until a signal; the exit code."""
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for wanted in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(wanted, lambda number, _: signals.put(number))
+    signals = _catch_signals()
     try:
         service = _start(settings)
     except (FaasError, OSError) as error:
@@ -46,7 +43,7 @@ def run(settings: Settings, sockets: list[socket.socket]) -> int:
     api.start()
     log("server", "FaaS server ready")
     _notify("READY=1")
-    while (number := signals.get()) == signal.SIGHUP:
+    while (number := signals.recv(1)[0]) == signal.SIGHUP:
         try:
             service.reload()
         except (FaasError, ValueError, OSError) as error:
@@ -58,6 +55,20 @@ def run(settings: Settings, sockets: list[socket.socket]) -> int:
     _stop(service, signals)
     log("shutdown", "Stopped")
     return 0
+
+
+def _catch_signals() -> socket.socket:
+    """Their numbers come out of it, one byte each.
+
+    A handler would do only when this thread is awake: the kernel may give a signal to any thread, and a thread that
+    waits for a lock does not hear of it.
+    """
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writing.detach())
+    return reading
 
 
 def _start(settings: Settings) -> Service:
@@ -96,15 +107,16 @@ def _start(settings: Settings) -> Service:
     return service
 
 
-def _stop(service: Service, signals: queue.SimpleQueue[int]) -> None:
+def _stop(service: Service, signals: socket.socket) -> None:
     drained = time.monotonic() + service.settings.drain_timeout
     service.dispatcher.stop()
     service.pool.stop()
     service.server.stop(drained)
     while service.server.containers and time.monotonic() < drained + ENDING:
+        signals.settimeout(TICK)
         try:
-            signals.get(timeout=TICK)
-        except queue.Empty:
+            signals.recv(1)
+        except TimeoutError:
             continue
         log("shutdown", "Second signal: not waiting for requests")
         drained = min(drained, time.monotonic())

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 MOUNTED = Path("/sys/fs/cgroup")
-WANTED = {"memory", "cpu", "pids", "freezer"}
+NOT_NEEDED = "cpuset"  # a new group of it takes no process before it has processors
 _numbers = itertools.count()
 
 
 class Groups:
-    """A group in each hierarchy that matters, below this process's own."""
+    """A group in each hierarchy, below this process's own."""
 
     def __init__(self) -> None:
         name = f"labyard-test-{os.getpid()}-{next(_numbers)}"
@@ -52,8 +52,10 @@ def _parents() -> list[Path]:
     found = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers in WANTED:
-            found.append(MOUNTED / controllers / path.lstrip("/"))
-        elif not controllers and (MOUNTED / "cgroup.controllers").exists():
-            found.append(MOUNTED / path.lstrip("/"))
+        if controllers:
+            hierarchy = MOUNTED / controllers.removeprefix("name=")
+        else:
+            hierarchy = MOUNTED if (MOUNTED / "cgroup.controllers").exists() else MOUNTED / "unified"
+        if hierarchy.is_dir() and controllers != NOT_NEEDED:
+            found.append(hierarchy / path.lstrip("/"))
     return found
