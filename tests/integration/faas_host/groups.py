@@ -56,6 +56,6 @@ def _parents() -> list[Path]:
             hierarchy = MOUNTED / controllers.removeprefix("name=")
         else:
             hierarchy = MOUNTED if (MOUNTED / "cgroup.controllers").exists() else MOUNTED / "unified"
-        if hierarchy.is_dir() and controllers != NOT_NEEDED:
+        if (hierarchy / "cgroup.procs").exists() and controllers != NOT_NEEDED:
             found.append(hierarchy / path.lstrip("/"))
     return found
