@@ -74,9 +74,12 @@ class Observer:
                 self.check(repair=False)
                 for finding in self.last:
                     if finding not in before:
-                        log("observer", f"{finding.kind} {finding.resource} {finding.key} {finding.details}".strip())
+                        log(
+                            "server",
+                            f"Observer: {finding.kind} {finding.resource} {finding.key} {finding.details}".strip(),
+                        )
             except Exception as error:
-                log("observer", f"cannot look: {type(error).__name__}: {error}")
+                log("server", f"Observer: cannot look: {type(error).__name__}: {error}")
 
     def _look(self) -> Iterator[Finding]:
         yield from self._addresses()

@@ -74,6 +74,8 @@ class Service:
         with self.lock(name), ExitStack() as undo:
             stored = self.images.add(archive)
             undo.callback(self.images.release, stored.key)
+            log("extract", f"{name}: {'used again' if stored.reused else 'unpacked'}: {stored.key}")
+            log("entrypoint", f"{name}: {list(stored.process.cmd)}")
             before = self.registry.get(name)
             with ExitStack() as promised:
                 ip = before.ip if before else promised.enter_context(self._addresses.promise())

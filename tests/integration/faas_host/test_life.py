@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,16 @@ class TestStart:
         assert (root / "images").stat().st_mode & 0o777 == 0o700
         assert json.loads((root / "registry.json").read_text()) == {}
         assert "[server] FaaS server ready\n" in host.log()
+
+    def test_systemd_is_told(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(str(host.path("/run/notify")))
+            systemd.settimeout(20)
+            host.start()
+            assert systemd.recv(100) == b"READY=1"
+            host.stop()
+            assert systemd.recv(100) == b"STOPPING=1"
 
     def test_second_instance_is_refused(self, host: Host) -> None:
         host.start()

@@ -81,6 +81,17 @@ class TestWire:
         with sent(data) as link, pytest.raises(BadRequest):
             read_request(link)
 
+    def test_body_that_stands_still(self) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhel")
+            ours.settimeout(0.05)
+            request = read_request(ours)
+            assert request is not None
+            with pytest.raises(FaasError, match="stood still") as caught:
+                list(request.body(100))
+        assert caught.value.status == 408
+
     def test_reason_is_one_short_latin_line(self) -> None:
         head = json_reply(400, {}, "bad\r\nX-Injected: yes ✓ " + "x" * 500).split(b"\r\n\r\n")[0]
         first, *headers = head.split(b"\r\n")
