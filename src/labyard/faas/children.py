@@ -7,15 +7,18 @@ end at once and with the exit code.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
-import signal
 import subprocess
 import threading
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
+LATE = 30.0  # s that helpers of a killed call are looked for
 
 
 def become_subreaper() -> None:
@@ -36,39 +39,60 @@ def exit_code_of(pidfd: int) -> int | None:
 
 
 class Calls:
-    """Calls of one program that somebody waits for, and its helpers, which nobody does.
+    """Calls of the runtime that somebody waits for, and its helpers, which nobody does: they are the daemon's to reap.
 
-    crun leaves a process of its own behind each detached start. It is ours to wait for, and known by its name only.
+    crun leaves one behind each detached start, runc what it had forked when it was killed. They are known by name only,
+    and a container's process that has not become its program yet has that name, too: those are told by `adopt`.
     """
 
     def __init__(self, program: str) -> None:
-        self._name = program[:15]  # as the kernel keeps it
+        self._program = program
         self._lock = threading.Lock()
-        self._pids: set[int] = set()
+        self._ours: set[int] = set()
+        self._reap_until = math.inf if program == "crun" else 0.0
 
     def start(self, command: list[str], **options: Any) -> subprocess.Popen[Any]:
-        """Popen, and not to be taken for a helper until `ended`."""
+        """Popen; `ended` is to be called for it."""
         with self._lock:
             call = subprocess.Popen(command, **options)
-            self._pids.add(call.pid)
+            self._ours.add(call.pid)
         return call
 
     def ended(self, call: subprocess.Popen[Any]) -> int:
-        """Wait for a call, and for all helpers that have ended; the call's exit code."""
+        """Wait for a call; its exit code."""
         code = call.wait()
-        with self._lock:
-            self._pids.discard(call.pid)
-            for pid in children_of(os.getpid(), self._name) if self._name == "crun" else ():
-                if pid not in self._pids:
-                    # WNOHANG: the name is also that of a container's process that has not become its program yet.
-                    with suppress(ChildProcessError):
-                        os.waitpid(pid, os.WNOHANG)
+        self.let_go(call.pid)
+        if time.monotonic() < self._reap_until:
+            self.reap()
         return code
 
+    def kill(self, call: subprocess.Popen[Any]) -> None:
+        """Kill and wait for a call. What it had forked ends a little later."""
+        self._reap_until = max(self._reap_until, time.monotonic() + LATE)
+        call.kill()
+        self.ended(call)
 
-def children_of(pid: int, name: str | None = None) -> list[int]:
-    """Processes whose parent is `pid`; with a name only those that the kernel calls so."""
-    found = []
+    def adopt(self, pid: int) -> None:
+        """A container's process: somebody waits for it until `let_go`."""
+        with self._lock:
+            self._ours.add(pid)
+
+    def let_go(self, pid: int) -> None:
+        with self._lock:
+            self._ours.discard(pid)
+
+    def reap(self) -> None:
+        """Wait for all helpers that have ended."""
+        with self._lock:
+            for pid, name in _children():
+                helper = name == self._program or name.startswith(f"{self._program}:[")
+                if helper and pid not in self._ours:
+                    with suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+
+
+def _children() -> Iterator[tuple[int, str]]:
+    """This process's children, with the names that the kernel has for them."""
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
@@ -76,16 +100,5 @@ def children_of(pid: int, name: str | None = None) -> list[int]:
             except OSError:
                 continue
             before, _, after = stat.rpartition(")")
-            if int(after.split()[1]) == pid and name in (None, before.partition("(")[2]):
-                found.append(int(path.name))
-    return found
-
-
-def reap(pids: list[int]) -> None:
-    """Kill and wait for those of the processes that are children of this one by now, and that nobody else waits for."""
-    for pid in set(pids) & set(children_of(os.getpid())) if pids else ():
-        try:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            continue
+            if int(after.split()[1]) == os.getpid():
+                yield int(path.name), before.partition("(")[2]

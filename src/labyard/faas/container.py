@@ -25,7 +25,7 @@ from pathlib import Path
 from labyard.faas.adapters.bundle import make_config
 from labyard.faas.adapters.cgroups import Cgroups
 from labyard.faas.adapters.runtime import Runtime, last_line
-from labyard.faas.children import children_of, exit_code_of, reap
+from labyard.faas.children import exit_code_of
 from labyard.faas.errors import RuntimeFailure
 from labyard.faas.limits import Limits
 from labyard.faas.log import log
@@ -123,6 +123,11 @@ class Container:
             if then := self._on.get(descriptor):
                 then()
 
+    @property
+    def starting(self) -> bool:
+        """The runtime is at it still, and no handler has connected."""
+        return self._callfd in self._on and self.peer is None
+
     def hand_over(self, connection: socket.socket) -> None:
         """Give the client's connection to the handler. OSError when it is not there any more.
 
@@ -168,20 +173,18 @@ class Container:
 
     def close(self) -> None:
         """Kill and remove all of it. Never raises: what cannot be removed is logged, and the observer finds it."""
-        strangers: list[int] = []
+        calls = self._place.runtime.calls
         deadline = time.monotonic() + FINISHING
         while self.connected and self._callfd in self._on and time.monotonic() < deadline:
             self.step(FINISHING)
         if self._call and self._call.returncode is None:
-            strangers = children_of(self._call.pid)
-            self._call.kill()
-            self._place.runtime.calls.ended(self._call)
+            calls.kill(self._call)
         self.kill()
         try:
             self._place.runtime.delete(self.id)
         except RuntimeFailure as error:
             log("request", f"{error}")
-        reap(strangers)
+        calls.let_go(self.pid)
         self._close_peer()
         self._close_listener()
         with self._waking:
@@ -283,6 +286,7 @@ class Container:
             return
         self.pid = int((self.bundle / "pid").read_text())
         # The daemon is a subreaper: the process is its child from now on, and keeps its number until it is waited for.
+        self._place.runtime.calls.adopt(self.pid)
         self._pidfd = os.pidfd_open(self.pid)
         self._watch(self._pidfd, self._process_ended)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from labyard.faas.registry import Function
 from labyard.faas.stats import Record, Stats
 from labyard.faas.wire import json_reply
 
+STARTING = 1.0  # s
 TICK = 0.02  # s between two looks whether the handler has sent something
 SHOWN_OUTPUT = 2000  # characters of a container's output in the log
 
@@ -48,6 +51,7 @@ class Server:
         self._lingering = lingering
         self._lock = threading.Lock()
         self._containers: set[Container] = set()
+        self._starting = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
         self._stop_at: float | None = None  # when those at work are killed
 
     @property
@@ -106,9 +110,8 @@ class Server:
     def await_handler(self, container: Container) -> Outcome | None:
         """Start a container and wait until its handler connects. None when it has, else why not."""
         allowed = self.place.settings.connect_timeout
-        deadline = time.monotonic() + allowed
         try:
-            container.start()
+            deadline = self._start(container) + allowed
             while container.peer is None and not container.ended:
                 left = self._left(deadline)
                 if left <= 0:
@@ -123,6 +126,21 @@ class Server:
         if self._stopping():
             return Outcome("stopping", 503, "the daemon is stopping")
         return Outcome("not_connected", 504, f"handler did not connect within {allowed:g} s")
+
+    def _start(self, container: Container) -> float:
+        """Start a container and wait until it runs, for a second at most; when it began, of the monotonic clock.
+
+        A few at a time: of sixty that share two cores each would take as long as all of them together, and be late. The
+        place is kept for so short a time because a handler that never connects must not hold up the others.
+        """
+        with self._starting:
+            began = time.monotonic()
+            if self._stop_at is not None and self._stop_at <= began:
+                return -math.inf
+            container.start()
+            while container.starting and (left := self._left(began + STARTING)) > 0:
+                container.step(left)
+        return began
 
     def _exchange(self, container: Container, call: Call) -> Outcome:
         """Hand the connection over, and wait for what becomes of it."""

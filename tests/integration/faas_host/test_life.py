@@ -30,7 +30,7 @@ class TestStart:
     def test_systemd_is_told(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-            systemd.bind(str(host.path("/run/notify")))
+            systemd.bind(str(host.path("/run/notify")))  #
             systemd.settimeout(20)
             host.start()
             assert systemd.recv(100) == b"READY=1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -14,7 +15,7 @@ from labyard.faas.children import Calls
 from labyard.faas.errors import RuntimeFailure
 from labyard.faas.limits import Limits
 from labyard.faas.names import is_container_id, new_container_id
-from labyard.faas.registry import Function
+from labyard.faas.registry import DEFAULT_PATH, Function
 
 SECONDS = 20  # what kill, delete and list may take
 
@@ -33,6 +34,11 @@ class Runtime:
             # crun fails where one controller of the kernel is not mounted; without groups there are no limits.
             self.command.append(f"--cgroup-manager={'cgroupfs' if cgroups.enforced else 'disabled'}")
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        """Nothing but the path. With systemd's NOTIFY_SOCKET the runtime would wait for word from each container."""
+        return {"PATH": os.environ.get("PATH", DEFAULT_PATH)}
+
     def start(self, container: str, bundle: Path, output: int) -> subprocess.Popen[bytes]:
         """Start a container whose process writes to the descriptor `output`: the call that does it.
 
@@ -43,6 +49,7 @@ class Runtime:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            env=self._environment,
         )
 
     def delete(self, container: str) -> None:
@@ -102,7 +109,13 @@ class Runtime:
         """Call the program: empty text, or the last line of what it said when it failed."""
         pipe = subprocess.PIPE
         try:
-            call = self.calls.start([*self.command, *words], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+            call = self.calls.start(
+                [*self.command, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
+                env=self._environment,
+            )
         except OSError as error:
             raise RuntimeFailure(f"{self.program}: {error.strerror}") from None
         with call:
