@@ -19,7 +19,7 @@ from labyard.faas.log import log
 from labyard.faas.names import is_request_socket
 from labyard.faas.registry import Registry
 
-SECONDS = 5  # what the processes of a killed container may take to be gone
+SECONDS = 5  # what killed processes may take to be gone
 
 
 def sweep(place: Place, registry: Registry, images: Images, loopback: Loopback) -> None:
@@ -28,8 +28,12 @@ def sweep(place: Place, registry: Registry, images: Images, loopback: Loopback) 
     Nothing is at work yet: whatever is found is left over. FaasError when addresses cannot be read.
     """
     settings = place.settings
-    for pid in place.runtime.processes():
-        _kill(pid)
+    deadline = time.monotonic() + SECONDS
+    # One that is being killed may still be making something, which is to be found below.
+    while (calls := place.runtime.processes()) and time.monotonic() < deadline:
+        for pid in calls:
+            _kill(pid)
+        time.sleep(0.01)
     # Groups of this name are not looked for: another daemon of this host may have its own there.
     bundles = {path.name for folder in (settings.bundles, settings.warm) for path in folder.iterdir()}
     for container in sorted(place.runtime.observed() | bundles):

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 MOUNTED = Path("/sys/fs/cgroup")
-NOT_NEEDED = "cpuset"  # a new group of it takes no process before it has processors
 _numbers = itertools.count()
 
 
@@ -21,6 +20,10 @@ class Groups:
         self.folders = [parent / name for parent in _parents()]
         for folder in self.folders:
             folder.mkdir()
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                # Version 1 does not hand them down, and a group without them takes no process.
+                if (folder / file).exists():
+                    (folder / file).write_text((folder.parent / file).read_text())
 
     def enter(self) -> str:
         """A line of shell by which a process enters them."""
@@ -56,6 +59,6 @@ def _parents() -> list[Path]:
             hierarchy = MOUNTED / controllers.removeprefix("name=")
         else:
             hierarchy = MOUNTED if (MOUNTED / "cgroup.controllers").exists() else MOUNTED / "unified"
-        if (hierarchy / "cgroup.procs").exists() and controllers != NOT_NEEDED:
+        if (hierarchy / "cgroup.procs").exists():
             found.append(hierarchy / path.lstrip("/"))
     return found

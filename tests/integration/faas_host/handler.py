@@ -75,7 +75,7 @@ def facts(client: socket.socket) -> dict[str, object]:
         "open_files": limits["Max open files"],
         "core": limits["Max core file size"],
         "interfaces": sorted(name for _, name in socket.if_nameindex()),
-        "mount": try_to(lambda: os.mknod("/tmp/device", 0o20666, os.makedev(1, 3))),
+        "make_device": try_to(lambda: os.mknod("/tmp/device", 0o20666, os.makedev(1, 3))),
         "descriptors": sorted(int(path.name) for path in Path("/proc/self/fd").iterdir()),
     }
 

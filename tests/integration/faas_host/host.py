@@ -54,13 +54,13 @@ class Reply:
 
 class Host:
     def __init__(self, folder: Path) -> None:
+        self._groups = Groups()
         (folder / "lib").mkdir()
         self.log_path = folder / "faasd.log"
         command = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", SETUP, "sh", folder / "lib"]
         self.anchor = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.anchor.stdout is not None
         assert self.anchor.stdout.readline() == b"ready\n"
-        self._groups = Groups()
         self.daemon: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
         self._network = os.open(f"/proc/{self.anchor.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -52,7 +52,7 @@ class TestHandoff:
         assert facts["seccomp"] == "2"
         assert facts["write_root"] == "Read-only file system"
         assert facts["write_tmp"] == "None"
-        assert facts["mount"] == "Operation not permitted"
+        assert facts["make_device"] == "Operation not permitted"
         assert facts["urandom"] == 8
         assert facts["devices"] is True
         assert (facts["open_files"], facts["core"]) == ("1024", "0")
