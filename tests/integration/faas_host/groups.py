@@ -22,7 +22,7 @@ class Groups:
             folder.mkdir()
             for file in ("cpuset.cpus", "cpuset.mems"):
                 # Version 1 does not hand them down, and a group without them takes no process.
-                if (folder / file).exists():
+                if (folder / file).exists() and (folder.parent / file).exists():
                     (folder / file).write_text((folder.parent / file).read_text())
 
     def enter(self) -> str:
