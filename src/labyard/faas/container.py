@@ -147,6 +147,7 @@ class Container:
             size = array.array("i", [0])
             fcntl.ioctl(self.peer, termios.TIOCOUTQ, size)
             if size[0] == 0:
+                self._peer_closed()  # nothing is unread because it has been read, or because the reader is dead
                 self._close_peer()
         return self.peer is None
 

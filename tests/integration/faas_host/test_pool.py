@@ -58,7 +58,7 @@ def test_dead_parked_handler_is_nobody_s_trouble(host: Host, image: Image) -> No
     """Killed where it is parked, once it is noticed and once it is not yet."""
     host.start(warm=1)
     ip = host.function("th", image())
-    for _ in range(5):
+    for _ in range(20):
         await_parked(host, "th")
         pid = int((next(host.path("/run/faasd/warm").iterdir()) / "pid").read_text())
         os.kill(pid, signal.SIGKILL)
