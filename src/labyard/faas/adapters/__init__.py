@@ -1,0 +1,1 @@
+"""What touches the world: the runtime, cgroups, addresses, the content store."""

@@ -1,0 +1,1 @@
+"""Image archives: which shape they have, and their layers unpacked into one tree."""

@@ -1,0 +1,73 @@
+"""Other hosts than the usual one: crun in place of runc, and control groups of version 2 without controllers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from .host import Host
+
+Image = Callable[..., bytes]
+
+
+@pytest.mark.skipif(not shutil.which("crun"), reason="needs crun")
+class TestCrun:
+    def test_requests_and_failures(self, host: Host, image: Image) -> None:
+        host.start(runtime="crun")
+        assert host.api("GET", "/health").json["runtime"] == "crun"
+        ip = host.function("th", image())
+        for number in range(10):
+            assert f"GET /{number} " in host.get(ip, f"/{number}").text
+        for arguments, detail in (
+            (("exit-early", "3"), "handler exited with code 3 before it connected"),
+            (("exit-connected", "4"), "handler exited with code 4 without an answer"),
+            (("never-connects",), "handler did not connect within 5 s"),
+        ):
+            assert host.get(host.function("fails", image(*arguments))).json["detail"] == detail
+        reply = host.get(host.function("fails", image(Entrypoint=["/nothing"])))
+        assert (reply.status, "/nothing" in reply.json["detail"]) == (502, True)
+        host.settle()
+
+    def test_parked(self, host: Host, image: Image) -> None:
+        host.start(runtime="crun", warm=1)
+        ip = host.function("th", image())
+        for _ in range(5):
+            host.wait_for(lambda: host.api("GET", "/api/function/th").json["pool"]["parked"] == 1, 10, "one is parked")
+            assert host.get(ip).status == 200
+        assert host.api("GET", "/api/function/th").json["stats"]["warm_hits"] == 5
+        assert host.stop() == 0
+        host.settle()
+
+    def test_killed_and_started_again(self, host: Host, image: Image) -> None:
+        host.start(runtime="crun", warm=1)
+        ip = host.function("th", image())
+        host.wait_for(lambda: host.api("GET", "/api/function/th").json["pool"]["parked"] == 1, 10, "one is parked")
+        host.stop(9)
+        host.start(runtime="crun")
+        host.settle()
+        assert host.get(ip).status == 200
+
+
+class TestAuto:
+    def test_the_first_that_works(self, host: Host) -> None:
+        host.start(runtime="auto")
+        assert host.api("GET", "/health").json["runtime"] == "runc"
+
+
+class TestVersion2:
+    def test_limits_that_cannot_be_enforced_are_named(self, host: Host, image: Image) -> None:
+        """Controllers are taken by version 1 on such a host, so that a version 2 tree has none."""
+        host.run("mount", "-t", "cgroup2", "none", "/sys/fs/cgroup")
+        if "memory" in host.path("/sys/fs/cgroup/cgroup.controllers").read_text():
+            pytest.skip("this host has all controllers in version 2")
+        host.start()
+        health = host.api("GET", "/health").json
+        assert health["not_enforced"] == ["memory", "cpu", "pids"]
+        assert "cgroup v2" in host.log()
+        reply = host.deploy("th", image())
+        assert reply.json["not_enforced"] == ["memory", "cpu", "pids"]
+        assert b"Not enforced on this host: memory, cpu, pids" in host.faas("new", "th", input=image()).stdout
+        assert host.get(reply.json["ip"]).status == 200
+        host.settle()

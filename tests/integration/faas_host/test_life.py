@@ -1,0 +1,281 @@
+"""Start, sweep, kill -9 and restart, stop, the registry's file, the addresses (contract 2, 7 and 11)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from faas_images import docker_archive, layer
+
+from .host import Host
+
+Image = Callable[..., bytes]
+TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])
+
+
+class TestStart:
+    def test_folders_and_files(self, host: Host) -> None:
+        host.start()
+        root = host.path("/var/lib/faasd")
+        assert {"images", "bundles", "registry.json"} <= set(host.listing("/var/lib/faasd"))
+        assert (root / "images").stat().st_mode & 0o777 == 0o700
+        assert json.loads((root / "registry.json").read_text()) == {}
+        assert "[server] FaaS server ready\n" in host.log()
+
+    def test_systemd_is_told(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(str(host.path("/run/notify")))  #
+            systemd.settimeout(20)
+            host.start()
+            assert systemd.recv(100) == b"READY=1"
+            host.stop()
+            assert systemd.recv(100) == b"STOPPING=1"
+
+    def test_second_instance_is_refused(self, host: Host) -> None:
+        host.start()
+        done = host.run(sys.executable, "-m", "labyard.faas", check=False)
+        assert (done.returncode, done.stdout) == (1, "ERROR: another faasd uses /var/lib/faasd\n")
+
+    def test_runtime_that_is_not_there(self, host: Host) -> None:
+        host.launch(runtime="/nonexistent/runc")
+        assert host.daemon is not None
+        assert host.daemon.wait(timeout=20) == 1
+        assert host.log() == "ERROR: the runtime /nonexistent/runc is not installed\n"
+
+    def test_runtime_that_cannot(self, host: Host) -> None:
+        """Its own words are passed on."""
+        fake = host.path("/run/runc")
+        fake.write_text('#!/bin/sh\necho "time=now level=error msg=\\"no namespaces for you\\"" >&2\nexit 1\n')
+        fake.chmod(0o755)
+        host.launch(runtime="/run/runc")
+        assert host.daemon is not None
+        assert host.daemon.wait(timeout=20) == 1
+        assert "ERROR: runc cannot run a container here: no namespaces for you\n" in host.log()
+
+    def test_bad_setting(self, host: Host) -> None:
+        host.launch(pool="10.0.0.10")
+        assert host.daemon is not None
+        assert host.daemon.wait(timeout=20) == 1
+        assert "LABYARD_FAAS_POOL '10.0.0.10'" in host.log()
+
+    def test_port_of_the_api_is_taken(self, host: Host) -> None:
+        host.start()
+        host.launch(root="/var/lib/other")
+        assert host.daemon is not None
+        assert host.daemon.wait(timeout=20) == 1
+        assert "ERROR: cannot listen on 127.0.0.1:8080" in host.log()
+
+
+class TestRegistry:
+    def test_core_keys_are_enough(self, host: Host, image: Image) -> None:
+        """An older daemon's entry with its unpacked directory: no key, no environment."""
+        host.start()
+        host.function("th", image())
+        host.stop()
+        root = host.path("/var/lib/faasd")
+        tree = next((root / "images/.store").iterdir()) / "tree"
+        (root / "images/th/rootfs").unlink()
+        tree.rename(root / "images/th/rootfs")
+        entry = {"ip": "10.0.0.33", "rootfs": "/var/lib/faasd/images/th/rootfs", "cmd": ["python3", "/app/handler.py"]}
+        (root / "registry.json").write_text(json.dumps({"th": entry}))
+        host.start()
+        assert host.get("10.0.0.33").status == 200
+        # Deployed again it keeps its address, and becomes one of ours.
+        reply = host.deploy("th", image("new"))
+        assert reply.json["ip"] == "10.0.0.33"
+        assert "Body: new" in host.get("10.0.0.33").text
+        assert (root / "images/th/rootfs").is_symlink()
+
+    def test_shape(self, host: Host) -> None:
+        host.start()
+        host.function("th", TINY)
+        registry = json.loads(host.path("/var/lib/faasd/registry.json").read_text())
+        core = {"ip": "10.0.0.10", "rootfs": "/var/lib/faasd/images/th/rootfs", "cmd": ["/nothing"]}
+        assert list(registry["th"])[:3] == ["ip", "rootfs", "cmd"]
+        assert core.items() <= registry["th"].items()
+        assert set(registry["th"]) - set(core) == {"env", "workdir", "user", "key", "limits", "created_at"}
+        assert host.api("GET", "/api/list").json == registry
+
+    def test_removed_file_is_harmless(self, host: Host) -> None:
+        host.start()
+        host.function("th", TINY)
+        assert host.stop() == 0
+        host.path("/var/lib/faasd/registry.json").unlink()
+        host.start()
+        assert host.api("GET", "/api/list").json == {}
+        assert host.function("th", TINY) == "10.0.0.10"
+
+    def test_unreadable_file_is_kept(self, host: Host) -> None:
+        host.start()
+        host.function("th", TINY)
+        host.stop()
+        root = host.path("/var/lib/faasd")
+        whole = (root / "registry.json").read_text()
+        (root / "registry.json").write_text(whole[:-20])
+        host.start()
+        assert host.api("GET", "/api/list").json == {}
+        kept = [name for name in host.listing("/var/lib/faasd") if name.startswith("registry.json.bad-")]
+        assert len(kept) == 1
+        # Mended and put back, it has its functions' trees still.
+        host.stop()
+        (root / "registry.json").write_text(whole)
+        host.start()
+        assert host.path("/var/lib/faasd/images/th/rootfs/file").read_bytes() == b"content"
+
+    def test_read_again_on_sighup(self, host: Host) -> None:
+        host.start()
+        host.function("one", TINY)
+        host.function("two", TINY)
+        path = host.path("/var/lib/faasd/registry.json")
+        registry = json.loads(path.read_text())
+        registry["three"] = {**registry.pop("two"), "ip": "10.0.0.77"}
+        path.write_text(json.dumps(registry))
+        assert host.daemon is not None
+        host.daemon.send_signal(signal.SIGHUP)
+        host.wait_for(lambda: "Registry read again" in host.log(), 5, "read again")
+        assert {ip for ip in host.addresses() if ip.startswith("10.")} == {"10.0.0.10/32", "10.0.0.77/32"}
+        assert host.get("10.0.0.77").status == 502
+        assert set(host.api("GET", "/api/list").json) == {"one", "three"}
+        # One that cannot be used changes nothing.
+        path.write_text("{")
+        host.daemon.send_signal(signal.SIGHUP)
+        host.wait_for(lambda: "could not be read again" in host.log(), 5, "refused")
+        assert set(host.api("GET", "/api/list").json) == {"one", "three"}
+        assert host.get("10.0.0.77").status == 502
+
+    def test_valid_at_each_read_under_five_deploys_at_once(self, host: Host) -> None:
+        host.start()
+        path = host.path("/var/lib/faasd/registry.json")
+        with ThreadPoolExecutor(5) as threads:
+            work = [threads.submit(host.function, f"f{number}", TINY) for number in range(5)]
+            reads = 0
+            while not all(one.done() for one in work):
+                json.loads(path.read_text())
+                reads += 1
+            ips = {one.result() for one in work}
+        assert reads > 5
+        assert len(ips) == 5
+        assert set(json.loads(path.read_text())) == {f"f{number}" for number in range(5)}
+        stored = host.listing("/var/lib/faasd/images/.store")
+        assert len(stored) == 1
+
+
+class TestKilled:
+    @pytest.mark.parametrize(("warm", "freeze"), [(0, 0), (1, 0), (1, 1)])
+    def test_every_function_is_back_and_nothing_is_left(self, host: Host, image: Image, warm: int, freeze: int) -> None:
+        host.start(warm=warm, warm_freeze=freeze)
+        ips = {name: host.function(name, image("slow", "2")) for name in ("one", "two")}
+        with ThreadPoolExecutor(2) as threads:
+            pending = [threads.submit(self._try, host, ip) for ip in ips.values()]
+            host.wait_for(lambda: len(host.leftovers()["containers"]) >= 2, 10, "containers run")
+            host.stop(signal.SIGKILL)
+            for one in pending:
+                one.result()
+        left = host.leftovers()
+        assert left["bundles" if not warm else "warm"], "the test is to find something to sweep"
+        scratch = host.path("/var/lib/faasd/.scratch/upload")
+        scratch.write_text("half")
+        host.path("/tmp/faas-00000000-0000-4000-8000-000000000000.sock").touch()
+        host.run("ip", "addr", "add", "10.0.0.200/32", "dev", "lo", "label", "lo:faas")
+        host.start(warm=0)
+        host.settle(5)
+        assert "10.0.0.200/32" not in host.addresses()
+        assert host.api("GET", "/api/observer").json == {"issues": []}
+        for name, ip in ips.items():
+            assert host.api("GET", f"/api/ip/{name}").json["ip"] == ip
+            assert host.get(ip).status == 200
+
+    def test_killed_in_the_middle_of_a_container_s_start(self, host: Host, image: Image) -> None:
+        host.start()
+        ip = host.function("th", image())
+        for _ in range(5):
+            with ThreadPoolExecutor(4) as threads:
+                pending = [threads.submit(self._try, host, ip) for _ in range(4)]
+                host.wait_for(lambda: bool(host.leftovers()["bundles"]), 10, "one is being started")
+                host.stop(signal.SIGKILL)
+                for one in pending:
+                    one.result()
+            host.start()
+            host.settle(10)
+        assert host.get(ip).status == 200
+
+    @staticmethod
+    def _try(host: Host, ip: str) -> None:
+        try:
+            host.get(ip, timeout=10)
+        except OSError:
+            return
+        except Exception as error:
+            assert type(error).__module__ == "http.client"
+
+
+class TestStop:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_addresses_go_and_are_logged(self, host: Host, number: int) -> None:
+        host.start()
+        for name in ("one", "two"):
+            host.function(name, TINY)
+        assert host.stop(number) == 0
+        assert not [ip for ip in host.addresses() if ip.startswith("10.0.0.")]
+        for ip in ("10.0.0.10", "10.0.0.11"):
+            assert host.log().count(f"[shutdown] Removed {ip} from loopback interface\n") == 1
+
+    def test_foreign_address_survives(self, host: Host) -> None:
+        host.run("ip", "addr", "add", "10.0.0.99/24", "dev", "lo")
+        host.start()
+        host.function("th", TINY)
+        assert host.addresses()["10.0.0.10/32"] == "lo:faas"
+        host.stop()
+        assert {ip for ip in host.addresses() if ip.startswith("10.")} == {"10.0.0.99/24"}
+
+    def test_addresses_of_an_older_version_go_too(self, host: Host) -> None:
+        host.start()
+        host.run("ip", "addr", "add", "10.0.0.50/24", "dev", "lo", "label", "lo:faas")
+        host.stop()
+        assert not [ip for ip in host.addresses() if ip.startswith("10.0.0.")]
+
+
+class TestAddresses:
+    def test_neighbours_are_not_hijacked(self, host: Host) -> None:
+        host.start()
+        host.function("th", TINY)
+        assert "dev lo" not in host.run("ip", "route", "get", "10.0.0.200", check=False).stdout
+
+    def test_used_addresses_are_skipped_and_lowest_free_is_taken(self, host: Host) -> None:
+        host.run("ip", "addr", "add", "10.0.0.11/24", "dev", "lo")
+        host.start()
+        assert [host.function(name, TINY) for name in ("a", "b", "c")] == ["10.0.0.10", "10.0.0.12", "10.0.0.13"]
+        assert host.api("DELETE", "/api/function/b").status == 200
+        assert host.function("d", TINY) == "10.0.0.12"
+
+    def test_pool_is_exhausted(self, host: Host) -> None:
+        host.start(pool="10.0.0.10-10.0.0.12")
+        for number in range(3):
+            host.function(f"f{number}", TINY)
+        reply = host.deploy("one-too-many", TINY)
+        assert (reply.status, reply.reason) == (503, "No IPs available")
+        assert reply.json["detail"] == "No IPs available"
+        assert set(host.api("GET", "/api/list").json) == {"f0", "f1", "f2"}
+        assert "one-too-many" not in host.listing("/var/lib/faasd/images")
+        host.settle()
+
+    def test_whole_pool(self, host: Host) -> None:
+        """245 registered functions come up, the next one is refused, and all addresses go."""
+        host.start()
+        host.function("f0", TINY)
+        host.stop()
+        path = host.path("/var/lib/faasd/registry.json")
+        entry = json.loads(path.read_text())["f0"]
+        path.write_text(json.dumps({f"f{n}": {**entry, "ip": f"10.0.0.{n}"} for n in range(10, 255)}))
+        host.start()
+        assert host.api("GET", "/health").json["functions"] == 245
+        assert host.deploy("more", TINY).reason == "No IPs available"
+        assert host.get("10.0.0.254").status == 502
+        assert host.stop() == 0
+        assert not [ip for ip in host.addresses() if ip.startswith("10.0.0.")]

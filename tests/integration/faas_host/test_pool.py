@@ -1,0 +1,149 @@
+"""Parked handlers: quick, never in the way, and never the reason of a failure (contract 10)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from faas_images import docker_archive, layer
+
+from .host import Host
+
+Image = Callable[..., bytes]
+
+
+def parked(host: Host, name: str) -> int:
+    return int(host.api("GET", "/api/stats").json["functions"][name]["pool"]["parked"])
+
+
+def await_parked(host: Host, name: str, count: int = 1) -> None:
+    host.wait_for(lambda: parked(host, name) == count, 15, lambda: f"{count} parked: {parked(host, name)}")
+
+
+@pytest.mark.parametrize("freeze", [0, 1])
+def test_parked_handlers_serve_and_are_replaced(host: Host, image: Image, freeze: int) -> None:
+    host.start(warm=1, warm_freeze=freeze)
+    ip = host.function("th", image())
+    for number in range(10):
+        await_parked(host, "th")
+        reply = host.get(ip, f"/{number}")
+        assert f"GET /{number} " in reply.text
+    assert host.listing("/var/lib/faasd/bundles") == []
+    assert [name for name in host.listing("/tmp") if name.startswith("faas-")] == []
+    stats = host.api("GET", "/api/function/th").json
+    assert (stats["stats"]["warm_hits"], stats["stats"]["warm_misses"]) == (10, 0)
+    await_parked(host, "th")
+    assert host.api("GET", "/api/function/th").json["pool"]["rss"] > 1 << 20
+    assert host.stop() == 0
+    host.settle()
+
+
+def test_burst_is_served_by_parked_and_cold_alike(host: Host, image: Image) -> None:
+    host.start(warm=2)
+    ip = host.function("th", image())
+    await_parked(host, "th", 2)
+    with ThreadPoolExecutor(12) as threads:
+        assert [reply.status for reply in threads.map(host.get, [ip] * 24)] == [200] * 24
+    await_parked(host, "th", 2)
+    stats = host.api("GET", "/api/stats").json["functions"]["th"]
+    assert stats["warm_hits"] >= 2
+    assert stats["warm_hits"] + stats["warm_misses"] == 24
+
+
+def test_dead_parked_handler_is_nobody_s_trouble(host: Host, image: Image) -> None:
+    """Killed where it is parked, once it is noticed and once it is not yet."""
+    host.start(warm=1)
+    ip = host.function("th", image())
+    for _ in range(20):
+        await_parked(host, "th")
+        pid = int((next(host.path("/run/faasd/warm").iterdir()) / "pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        assert host.get(ip).status == 200
+    assert set(host.api("GET", "/api/stats").json["functions"]["th"]["results"]) == {"ok"}
+
+
+def test_handler_that_does_not_stay_is_given_up_for_a_while(host: Host, image: Image) -> None:
+    host.start(warm=1)
+    ip = host.function("dies", image("dies-parked", "0.1"))
+    host.wait_for(lambda: "dies: no handlers are parked for 60 s" in host.log(), 20, "it is given up")
+    host.settle()
+    # Requests go on, cold: this one ends as the handler does.
+    assert host.get(ip).json["detail"] == "handler exited with code 3 without an answer"
+    host.settle()
+
+
+def test_new_version_discards_what_is_parked(host: Host, image: Image, layers: list[bytes]) -> None:
+    host.start(warm=1)
+    ip = host.function("th", image("one"))
+    await_parked(host, "th")
+    more = docker_archive([*layers, layer({"more": b""})], Cmd=["python3", "/app/handler.py", "two"])
+    host.function("th", more)
+    for _ in range(5):
+        assert "Body: two" in host.get(ip).text
+    host.wait_for(lambda: len(host.listing("/var/lib/faasd/images/.store")) == 1, 5, "the old tree is gone")
+
+
+def test_removed_function_s_handlers_end(host: Host, image: Image) -> None:
+    host.start(warm=2)
+    host.function("th", image())
+    await_parked(host, "th", 2)
+    assert host.api("DELETE", "/api/function/th").status == 200
+    host.settle(5)
+
+
+def test_idle_pool_empties_and_fills_again(host: Host, image: Image) -> None:
+    host.start(warm=1, warm_idle=2)
+    ip = host.function("th", image())
+    await_parked(host, "th")
+    await_parked(host, "th", 0)
+    host.settle()
+    assert host.get(ip).status == 200
+    await_parked(host, "th")
+
+
+def test_at_most_half_of_all_slots(host: Host, image: Image) -> None:
+    host.start(warm=1, total_concurrency=4)
+    for number in range(4):
+        host.function(f"f{number}", image())
+    host.wait_for(lambda: sum(parked(host, f"f{number}") for number in range(4)) == 2, 15, "two are parked")
+    time.sleep(2)  # a third would come within that time
+    assert sum(parked(host, f"f{number}") for number in range(4)) == 2
+
+
+def test_time_limit_begins_with_the_request(host: Host, image: Image) -> None:
+    host.start(warm=1)
+    ip = host.function("th", image("slow", "1"), {"timeout": 2, "warm": 1})
+    await_parked(host, "th")
+    time.sleep(2.5)
+    assert host.get(ip).status == 200
+
+
+def test_restart_fills_it_again(host: Host, image: Image) -> None:
+    host.start(warm=1)
+    host.function("th", image())
+    await_parked(host, "th")
+    host.stop()
+    host.start(warm=1)
+    await_parked(host, "th")
+
+
+def test_nothing_leaks(host: Host, image: Image) -> None:
+    host.start(warm=1)
+    ip = host.function("th", image(), {"warm": 1})
+    host.function("th", image())
+
+    def state() -> tuple[int, int, int]:
+        await_parked(host, "th")
+        host.wait_for(lambda: len(host.leftovers()["containers"]) == 1, 5, "only the parked one is left")
+        return host.descriptors(), host.threads(), len(host.children())
+
+    for _ in range(3):
+        host.get(ip)
+    before = state()
+    for _ in range(50):
+        assert host.get(ip).status == 200
+    host.wait_for(lambda: state() == before, 5, lambda: f"{state()} as before: {before}")
