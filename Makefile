@@ -11,7 +11,7 @@ LABYARD_MITOGEN ?= 1
 ANSIBLE := scripts/with-mitogen $(LABYARD_MITOGEN)
 PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
 
-.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration evse-emulator-image bench destroy purge bootstrap lock
+.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration evse-emulator-image vm-image bench destroy purge bootstrap lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ evse-integration: bootstrap ## the charger pairs' tests, inside the lab's first 
 
 evse-emulator-image: bootstrap ## the charger emulator as a container image, labyard/evse-emulator:latest
 	@$(PLAYBOOK) playbooks/evse_emulator_image.yml
+
+vm-image: bootstrap ## the kernel and the Debian that tests with the fixture vm boot, in build/vm
+	@labyard vm build
 
 bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json; one family: make bench ONLY=vms
 	@python -m labyard.bench --inventory $(INVENTORY) --only '$(ONLY)'

@@ -19,6 +19,8 @@ from labyard.testing.machines import PoweredMachine
 from labyard.testing.netboot import NetbootApi
 from labyard.testing.probes import DhcpProbe, IscsiProbe, TftpProbe
 
+pytest_plugins = ["labyard.testing.vm.plugin"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--lab`, or the environment's LABYARD_INVENTORY, or the local inventory."""

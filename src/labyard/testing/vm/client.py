@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 import socket
@@ -78,10 +79,11 @@ class Agent:
         """Wait for the agent, and set the guest's clock and random numbers. VMError: it is silent, or the VM ended."""
         end = time.monotonic() + seconds
         call = self._new(keep=None, key=0)
-        while not call.ended.wait(min(HELLO_AGAIN, max(0.0, end - time.monotonic()))):
-            if time.monotonic() >= end:
+        while not call.ended.is_set():
+            if (left := end - time.monotonic()) <= 0:
                 raise VMError(f"the agent in the VM was silent for {seconds:g} s")
             self._send({"id": 0, "verb": "hello", "nonce": self._nonce})
+            call.ended.wait(min(HELLO_AGAIN, left))
         reply = call.check()
         self.ask("settime", payload=secrets.token_bytes(64), time=time.time_ns())
         return reply
@@ -122,10 +124,8 @@ class Agent:
 
     def close(self) -> None:
         """Hang up. What is under way fails."""
-        try:
+        with contextlib.suppress(OSError):  # QEMU was first
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # QEMU was first
         self._connection.close()
 
     def _new(self, keep: int | None, key: int | None = None) -> Call:

@@ -1,4 +1,4 @@
-"""Folders of running VMs. A lock says whether somebody still uses one, and the kernel gives it back however they end."""
+"""Folders of running VMs. A lock says whether one is in use; the kernel gives it back however its owner ends."""
 
 from __future__ import annotations
 

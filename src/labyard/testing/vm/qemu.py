@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
 import socket
 import subprocess
-import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-from qemu.qmp import QMPClient, QMPError
 
 from labyard.testing.vm.client import Agent
 from labyard.testing.vm.errors import VMError, VMUnavailable
@@ -29,7 +24,6 @@ KERNEL_LINE = (
 )
 SNAPSHOT = "base"
 STOP_SECONDS = 5.0
-SAVE_SECONDS = 120.0
 SERIAL_LINES = 30
 LEASE = 3600  # s that a VM which is kept after its test may run
 
@@ -132,12 +126,12 @@ class Qemu:
                 listener.close()
 
     def hello(self, seconds: float) -> str:
-        """Wait for the agent; the kernel's release. VMError: silent, with the end of the serial log and QEMU's words."""
+        """Wait for the agent; the kernel's release. VMUnavailable: silent; with the end of the serial log."""
         try:
             return str(self.agent.hello(seconds)["kernel"])
         except VMError as error:
             self.stop()
-            raise VMError(f"{error}\n{self.last_words()}".rstrip()) from error
+            raise VMUnavailable(f"{error}\n{self.last_words()}".rstrip()) from error
 
     def last_words(self) -> str:
         """The end of the serial log, and of what QEMU itself said."""
@@ -154,9 +148,10 @@ class Qemu:
 
     def save(self) -> None:
         """Keep the state as SNAPSHOT in the snapshot file. VMError: QEMU's reason."""
-        # In a thread, since a test's own event loop may be running in this one.
-        with ThreadPoolExecutor(1) as pool:
-            said = pool.submit(asyncio.run, _monitor(self.folder.path / "qmp.sock", f"savevm {SNAPSHOT}")).result()
+        # Imported here: each run of pytest imports this file, and few of them make a snapshot.
+        from labyard.testing.vm.monitor import monitor
+
+        said = monitor(self.folder.path / "qmp.sock", f"savevm {SNAPSHOT}")
         if said.strip():
             raise VMError(f"QEMU could not save the VM's state: {said.strip()}")
 
@@ -190,16 +185,3 @@ def _listener(path: Path) -> socket.socket:
     listener.bind(str(path))
     listener.listen(1)
     return listener
-
-
-async def _monitor(path: Path, line: str) -> str:
-    client = QMPClient("labyard")
-    try:
-        await asyncio.wait_for(client.connect(str(path)), SAVE_SECONDS)
-        command = client.execute("human-monitor-command", {"command-line": line})
-        return str(await asyncio.wait_for(command, SAVE_SECONDS))
-    except (QMPError, TimeoutError) as error:
-        raise VMError(f"QEMU's monitor: {error!r}") from error
-    finally:
-        with contextlib.suppress(QMPError):
-            await client.disconnect()

@@ -177,11 +177,14 @@ class Agent:
         return None
 
     def _port(self, event: int) -> None:
+        data = None
         if event & select.POLLIN:
             with contextlib.suppress(BlockingIOError):
-                for header, payload in self.frames.feed(os.read(self.port, READ)):
-                    self._do(header, payload)
-        elif event & select.POLLHUP:
+                data = os.read(self.port, READ)
+        if data:
+            for header, payload in self.frames.feed(data):
+                self._do(header, payload)
+        elif data == b"" or event & select.POLLHUP:
             # No host: half a frame will never be whole, and nobody waits for what was to be sent.
             self.frames = Frames()
             self.out.clear()
