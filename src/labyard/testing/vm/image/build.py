@@ -21,7 +21,7 @@ from labyard.testing.vm.image.manifest import MANIFEST, digest, guest_files, is_
 HERE = Path(__file__).parent
 PACKAGES = (
     *("bash", "busybox-static", "ca-certificates", "coreutils", "crun", "curl", "iproute2", "iputils-ping", "kmod"),
-    *("lz4", "nftables", "procps", "python3", "runc", "util-linux", "xz-utils", "zstd"),
+    *("lz4", "mount", "nftables", "procps", "python3", "runc", "util-linux", "xz-utils", "zstd"),
 )
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 # What the initramfs loads; ext4 is in Debian's kernels, or a module all the same.
@@ -155,7 +155,7 @@ def load_order(dependencies: str, builtin: str, wanted: Sequence[str]) -> list[s
     paths = {_module(path): path for path in needs}
     in_kernel = {_module(path) for path in builtin.split()}
     order: list[str] = []
-    for name in wanted:
+    for name in map(_module, wanted):
         if name in in_kernel:
             continue
         if name not in paths:
