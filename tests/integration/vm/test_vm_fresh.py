@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from integration.vm.conftest import PRELOADED, PRELOADED_CONTENT
+from labyard.testing.vm import VMError
 
 MARK = "/root/left-by-a-test"
 
@@ -28,7 +29,8 @@ def test_restore_goes_back(vm):
         vm.read_file(MARK)
     assert vm.run("pgrep -x sleep", check=False).stdout == ""
     assert vm.read_file(PRELOADED) == PRELOADED_CONTENT
-    del process
+    with pytest.raises(VMError, match="the VM is gone"):
+        process.wait()
 
 
 def test_two_have_the_right_time_and_random_numbers_of_their_own(vm_factory):

@@ -110,7 +110,7 @@ class TestSnapshotKey:
 
 
 def test_old_snapshots_go(tmp_path):
-    for number in range(7):
+    for number in range(9):
         disk = tmp_path / f"{number}.qcow2"
         disk.touch()
         disk.with_suffix(".json").touch()
@@ -122,6 +122,8 @@ def test_old_snapshots_go(tmp_path):
         "4.qcow2",
         "5.qcow2",
         "6.qcow2",
+        "7.qcow2",
+        "8.qcow2",
     ]
     assert {path.stem for path in tmp_path.glob("*.json")} == {path.stem for path in tmp_path.glob("*.qcow2")}
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -112,11 +113,23 @@ def _shell(agent: Agent, folder: Path) -> int:
     terminal = sys.stdin.isatty()
     # The line's echo is for people; a script's input is not to be seen in its output.
     settings = f"rows {size.lines} cols {size.columns}" + ("" if terminal else " -echo")
-    bash = "bash -il" if terminal else "bash -l"
-    command = f"exec setsid --ctty --wait sh -c 'stty {settings}; exec {bash}' <>/dev/ttyS1 >&0 2>&0"
+    bash = "bash -l" if terminal else "bash --noediting -l"
+    # Descriptor 3 says when the line is open: what comes before that is lost.
+    inside = f"stty {settings}; echo open >&3; exec {bash} 3>&-"
+    command = f"exec setsid --ctty --wait sh -c '{inside}' 3>&1 <>/dev/ttyS1 >&0 2>&0"
     call = agent.start("spawn", command=command, env={"TERM": os.environ.get("TERM", "dumb")})
+    end = time.monotonic() + HELLO_SECONDS
+    while not call.output("stdout"):
+        if call.ended.is_set() or time.monotonic() > end:
+            raise VMError(f"no shell in the VM: {call.output('stderr').decode(errors='replace')}")
+        time.sleep(0.02)
     here = f"STDIO,rawer,escape={LEAVE}" if terminal else "STDIO,ignoreeof"
     bridge = subprocess.Popen([socat, here, f"UNIX-CONNECT:{folder / 'console.sock'}"])
-    threading.Thread(target=lambda: (call.ended.wait(), bridge.terminate()), daemon=True).start()
+
+    def end_with_the_shell() -> None:
+        call.ended.wait()
+        bridge.terminate()
+
+    threading.Thread(target=end_with_the_shell, daemon=True).start()
     bridge.wait()
     return int(call.reply.get("code", 0)) if call.ended.is_set() else 0

@@ -20,7 +20,7 @@ from labyard.testing.vm.memory import when_it_fits
 from labyard.testing.vm.qemu import Hardware, Qemu
 
 BOOT_SECONDS = 30.0  # times the time scale
-KEPT = 4  # snapshots in the cache; the oldest go
+KEPT = 6  # snapshots in the cache; the oldest go
 DISK_SIZE = "64M"
 WARMUP_SECONDS = 120.0
 
