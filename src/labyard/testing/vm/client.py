@@ -8,10 +8,13 @@ import secrets
 import socket
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labyard.testing.vm.errors import VMError
-from labyard.testing.vm.guest.frames import CHUNK, Frames, Header, pack
+from labyard.testing.vm.guest.frames import CHUNK, Frames, pack
+
+if TYPE_CHECKING:
+    from labyard.testing.vm.guest.frames import Header
 
 HELLO_AGAIN = 1.0  # s; what is sent while the guest boots may get lost
 CALL_SECONDS = 60.0  # for verbs that take no time of their own

@@ -17,7 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from .frames import CHUNK, Frames, Header, pack
+from .frames import CHUNK, Frames, pack
+
+TYPE_CHECKING = False  # see frames
+if TYPE_CHECKING:
+    from .frames import Header
 
 PORT = "lab.labyard.agent.0"
 PORTS = "/sys/class/virtio-ports"

@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from typing import Any
+
+TYPE_CHECKING = False  # as in typing, which takes the guest longer to import than all the rest of this file
+if TYPE_CHECKING:
+    from typing import Any
+
+    Header = dict[str, Any]
 
 MAGIC = b"LVM1"
 PREFIX = struct.Struct(">4sII")
 CHUNK = 1 << 20  # bytes of payload in one frame at most: what is longer goes in several
 MAX_HEADER = 4 << 20
-
-Header = dict[str, Any]
 
 
 def pack(header: Header, payload: bytes | memoryview = b"") -> bytes:

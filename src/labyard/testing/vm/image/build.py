@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import lzma
 import os
+import py_compile
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -70,10 +72,7 @@ def build(folder: Path, recipe: Recipe, say: Callable[[str], None], force: bool 
 def _put(folder: Path, work: Path, names: Sequence[str], manifest: dict[str, Any], base: bytes) -> None:
     """Add our own part to the initramfs, and put files and manifest in place. A crash in between leaves sizes or
     hashes that do not match the manifest, and the next run builds again."""
-    ours = Cpio()
-    for file in guest_files():
-        ours.file("init" if file.name == "init" else f"guest/{file.name}", file.read_bytes(), 0o755)
-    (work / "initrd.cpio").write_bytes(base + bytes(ours))
+    (work / "initrd.cpio").write_bytes(base + bytes(_ours(work)))
     files = dict(manifest.get("files", {}))
     for name in names:
         files[name] = {"size": (work / name).stat().st_size, "sha256": digest(work / name)}
@@ -85,6 +84,22 @@ def _put(folder: Path, work: Path, names: Sequence[str], manifest: dict[str, Any
     new = work / MANIFEST
     new.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     new.replace(folder / MANIFEST)
+
+
+def _ours(work: Path) -> Cpio:
+    """What Labyard puts into the initramfs. Compiled as well: the guest would need a tenth of its boot for that, each
+    time. A Python there of another version than here finds no file of its name, and compiles."""
+    ours = Cpio()
+    for file in guest_files():
+        if file.suffix != ".py":
+            ours.file(file.name, file.read_bytes(), 0o755)
+            continue
+        ours.file(f"guest/{file.name}", file.read_bytes())
+        name = f"guest/__pycache__/{file.stem}.{sys.implementation.cache_tag}.pyc"
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(file), str(work / "pyc"), f"guest/{file.name}", doraise=True, invalidation_mode=mode)
+        ours.file(name, (work / "pyc").read_bytes())
+    return ours
 
 
 def _make(work: Path, recipe: Recipe, say: Callable[[str], None]) -> tuple[dict[str, Any], bytes]:
