@@ -12,7 +12,7 @@ import pytest
 
 from labyard.testing.vm.client import Agent
 from labyard.testing.vm.image.manifest import GUEST
-from labyard.testing.vm.machine import VM, Started
+from labyard.testing.vm.vm import VM, Started
 
 # It must not set this machine's clock, and ends with its host, which process 1 of a VM does not.
 SERVE = """

@@ -11,10 +11,10 @@ import pytest
 from labyard.testing.vm import accel, cache, memory, snapshot
 from labyard.testing.vm.errors import VMError, VMUnavailable
 from labyard.testing.vm.image import Image
-from labyard.testing.vm.machine import time_scale
 from labyard.testing.vm.qemu import Hardware, Nic
 from labyard.testing.vm.session import Wires
 from labyard.testing.vm.snapshot import Content, base_key
+from labyard.testing.vm.vm import time_scale
 
 IMAGE = Image(Path("/image"), {"kernel": "6.1.0-test", "files": {"vmlinux": {"sha256": "a", "size": 1}}})
 MIB = 1 << 20

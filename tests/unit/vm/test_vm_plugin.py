@@ -37,7 +37,9 @@ def test_files(vm_files):
 
 @pytest.fixture
 def project(pytester):
-    pytester.makeini("[pytest]\naddopts = --strict-markers --strict-config\n")
+    pytester.makeini(
+        "[pytest]\naddopts = --strict-markers --strict-config\nasyncio_default_fixture_loop_scope = function\n"
+    )
     pytester.makepyfile(TESTS)
     return pytester
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from labyard.testing.vm.errors import VMError, describe_code
-from labyard.testing.vm.machine import VM, Record, text
+from labyard.testing.vm.machine import Record, text
+from labyard.testing.vm.vm import VM
 
 SECONDS = 10.0
 SECTION_LINES = 60

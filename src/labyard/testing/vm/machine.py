@@ -1,18 +1,16 @@
-"""What a test holds: a VM that runs commands and takes and gives files."""
+"""What tests use: something that runs commands, and takes and gives files."""
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from labyard.testing.vm.client import Agent, Call
 from labyard.testing.vm.errors import VMCommandError, VMError, VMTimeout
-from labyard.testing.vm.qemu import Qemu
 
 KEPT_OUTPUT = 1 << 20  # bytes of each stream of a spawned process
 RECORDED_OUTPUT = 1 << 16  # bytes of each stream of a command that the record has
@@ -94,66 +92,20 @@ class Process:
         return f"<Process {self.pid}: {self.args}>"
 
 
-@dataclass(frozen=True)
-class Known:
-    """A file that the snapshot has: what is in it, and what it was like."""
+class Machine:
+    """What runs an agent: a VM, or a host of the lab. Several threads may use it at once."""
 
-    digest: str
-    identity: Mapping[str, Any]
+    time_scale = 1.0  # how many times longer things may take here than on a real machine
 
-
-@dataclass(frozen=True)
-class Started:
-    """A guest that answers, and what its snapshot has."""
-
-    qemu: Qemu
-    known: Mapping[str, Known]
-    kernel: str
-    seconds: float  # from the start of QEMU until it answered
-
-
-class VM:
-    """A VM of one test. Several threads may use it at once."""
-
-    def __init__(
-        self,
-        start: Callable[[], Started],
-        end: Callable[[Started], None],
-        digest: Callable[[bytes], str],
-        accel: str,
-    ) -> None:
-        """Start it; `end` takes away what `start` gave."""
-        self._start = start
-        self._end = end
-        self._digest = digest
-        self._lock = threading.Lock()
-        self.accel = accel
-        self.time_scale = time_scale(accel)
+    def __init__(self) -> None:
         self.records: list[Record] = []
         self.processes: list[Process] = []
-        self._guest: Started | None = start()
+        self._lock = threading.Lock()
 
     @property
-    def guest(self) -> Started:
-        """What runs at the moment. VMError: it was closed."""
-        if self._guest is None:
-            raise VMError("this VM was closed: its test has ended")
-        return self._guest
-
-    @property
-    def kernel(self) -> str:
-        """The kernel's release."""
-        return self.guest.kernel
-
-    @property
-    def start_seconds(self) -> float:
-        """What it took from the start of QEMU until the agent answered."""
-        return self.guest.seconds
-
-    @property
-    def serial_log(self) -> str:
-        """What the kernel and the guest's first program have written so far."""
-        return self.guest.qemu.read_log("serial.log")
+    def agent(self) -> Agent:
+        """The connection. VMError: there is none any more."""
+        raise NotImplementedError
 
     def run(
         self,
@@ -169,7 +121,7 @@ class VM:
         What it leaves in the background goes on running. VMCommandError: it ended with another code than 0, and
         `check`. VMTimeout: its process group was killed. FileNotFoundError: no such `cwd`.
         """
-        agent = self.guest.qemu.agent
+        agent = self.agent
         began = time.monotonic()
         call = agent.start("run", **_request(command, env, cwd), input=input is not None)
         if input is not None:
@@ -189,7 +141,7 @@ class VM:
 
     def spawn(self, command: str, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Process:
         """Start a shell command and do not wait for it. FileNotFoundError: no such `cwd`."""
-        agent = self.guest.qemu.agent
+        agent = self.agent
         call = agent.start("spawn", keep=KEPT_OUTPUT, **_request(command, env, cwd))
         if not call.answered.wait(KILL_SECONDS):
             raise VMError(f"the agent in the VM did not start a command within {KILL_SECONDS:g} s: {command}")
@@ -204,12 +156,12 @@ class VM:
         data = content.encode() if isinstance(content, str) else content
         if not self._has(path, data, mode):
             with _naming(path):
-                self.guest.qemu.agent.write(path, data, mode)
+                self.agent.write(path, data, mode)
 
     def read_file(self, path: str) -> bytes:
         """What is in a file, also one of /proc. FileNotFoundError, IsADirectoryError, other OSErrors: the guest's."""
         _absolute(path)
-        agent = self.guest.qemu.agent
+        agent = self.agent
         call = agent.start("read", path=path)
         with _naming(path):
             while not call.ended.wait(KILL_SECONDS):
@@ -219,48 +171,14 @@ class VM:
             call.check()
         return call.output("data")
 
-    def restore(self) -> None:
-        """Back to the fresh state. What was spawned is gone with it."""
-        self.close()
-        self._guest = self._start()
-
-    def close(self) -> None:
-        """End it. Once is enough, and more do no harm."""
-        guest, self._guest = self._guest, None
-        self.processes.clear()
-        if guest:
-            self._end(guest)
-
-    def release(self) -> Started:
-        """Hang up and let it run on; the caller sees to its end."""
-        guest = self.guest
-        self._guest = None
-        guest.qemu.agent.close()
-        return guest
-
     def _has(self, path: str, data: bytes, mode: int) -> bool:
-        """Whether the snapshot brought this very file, and nobody has touched it since."""
-        known = self.guest.known.get(path)
-        if known is None or known.digest != self._digest(data) or known.identity["mode"] != mode:
-            return False
-        try:
-            found = self.guest.qemu.agent.ask("stat", path=path)
-        except OSError:
-            return False
-        return all(found[name] == value for name, value in known.identity.items())
+        """Whether that very file is there already."""
+        return False
 
     def _record(self, command: str, code: int | None, duration: float, call: Call) -> None:
         outputs = (call.output(name)[-RECORDED_OUTPUT:] for name in ("stdout", "stderr"))
         with self._lock:
             self.records.append(Record(command, code, duration, *outputs))
-
-    def __repr__(self) -> str:
-        return f"<VM {self._guest.qemu.name if self._guest else 'closed'}>"
-
-
-def time_scale(accel: str) -> float:
-    """How many times longer things may take than on a real machine."""
-    return float(os.environ.get("LABYARD_VM_TIME_SCALE") or (3 if accel == "tcg" else 1))
 
 
 def _request(command: str, env: Mapping[str, str] | None, cwd: str | None) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from labyard.testing.vm import artefacts
 from labyard.testing.vm.accel import CHOICES, known
 from labyard.testing.vm.errors import VMError, VMUnavailable
 from labyard.testing.vm.image.manifest import DEFAULT_FOLDER, find_image
-from labyard.testing.vm.machine import VM
 from labyard.testing.vm.session import VMSession, Wires
+from labyard.testing.vm.vm import VM
 
 MARKERS = (
     "vmtest: needs a VM",

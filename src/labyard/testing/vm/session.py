@@ -12,10 +12,10 @@ from pathlib import Path
 from labyard.testing.vm import accel, snapshot
 from labyard.testing.vm.folders import RunFolder, sweep
 from labyard.testing.vm.image import find_image
-from labyard.testing.vm.machine import VM, Started, time_scale
 from labyard.testing.vm.memory import when_it_fits
 from labyard.testing.vm.qemu import Hardware, Nic, Qemu, program
 from labyard.testing.vm.snapshot import Base, Content
+from labyard.testing.vm.vm import VM, Started, time_scale
 
 RESTORE_SECONDS = 20.0  # times the time scale
 

@@ -15,14 +15,15 @@ from labyard.testing.vm.cache import locked
 from labyard.testing.vm.errors import VMError, VMUnavailable
 from labyard.testing.vm.folders import RunFolder
 from labyard.testing.vm.image import Image
-from labyard.testing.vm.machine import VM, Known, Started, time_scale
 from labyard.testing.vm.memory import when_it_fits
 from labyard.testing.vm.qemu import Hardware, Qemu
+from labyard.testing.vm.vm import VM, Known, Started, time_scale
 
 BOOT_SECONDS = 30.0  # times the time scale
 KEPT = 6  # snapshots in the cache; the oldest go
 DISK_SIZE = "64M"
 WARMUP_SECONDS = 120.0
+FILE_MODE = 0o644  # of preloaded files: what write_file has when it is told no other
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,12 @@ def boot(
     try:
         kernel = qemu.hello(BOOT_SECONDS * time_scale(hardware.accel))
         started = Started(qemu, {}, kernel, time.monotonic() - began)
-        vm = VM(lambda: started, lambda _: None, lambda _: "", hardware.accel)
         known = {}
         for path, data in content.files.items():
-            vm.write_file(path, data)
-            known[path] = Known(content.digests[path], qemu.agent.ask("stat", path=path))
-        for path in known:
-            identity = {name: known[path].identity[name] for name in ("inode", "size", "ctime", "mode")}
-            known[path] = Known(known[path].digest, identity)
+            reply = qemu.agent.write(path, data, FILE_MODE)
+            identity = {name: reply[name] for name in ("inode", "size", "ctime", "mode")}
+            known[path] = Known(content.digests[path], identity)
+        vm = VM(lambda: started, lambda _: None, lambda _: "", hardware.accel)
         for command in content.warmup:
             vm.run(command, timeout=WARMUP_SECONDS)
     except BaseException:

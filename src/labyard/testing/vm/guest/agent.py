@@ -108,8 +108,10 @@ def identity(path: str) -> Header:
 class Agent:
     """The loop, the verbs, and all that is under way."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, out: int | None = None) -> None:
+        """`port` is where requests come from, and answers go there, too, unless there is an `out`."""
         self.port = port
+        self.out_port = port if out is None else out
         self.frames = Frames()
         self.out: deque[memoryview] = deque()
         self.waiting = 0  # bytes in out
@@ -144,7 +146,9 @@ class Agent:
         """Wait until there is something to do, and do it."""
         crowded = self.waiting > CROWDED
         poll = select.poll()
-        poll.register(self.port, select.POLLIN | (select.POLLOUT if self.out else 0))
+        poll.register(self.port, select.POLLIN)
+        if self.out:
+            poll.register(self.out_port, select.POLLOUT | (select.POLLIN if self.out_port == self.port else 0))
         poll.register(self.wake, select.POLLIN)
         readers: dict[int, Child] = {}
         writers: dict[int, Child] = {}
@@ -160,6 +164,8 @@ class Agent:
         for descriptor, event in poll.poll(self._pause(crowded)):
             if descriptor == self.port:
                 self._port(event)
+            elif descriptor == self.out_port:
+                self._flush()
             elif descriptor == self.wake:
                 self._reap()
             elif descriptor in readers:
@@ -189,19 +195,22 @@ class Agent:
             for header, payload in self.frames.feed(data):
                 self._do(header, payload)
         elif data == b"" or event & select.POLLHUP:
-            # No host: half a frame will never be whole, and nobody waits for what was to be sent.
-            self.frames = Frames()
-            self.out.clear()
-            self.waiting = 0
-            time.sleep(GROUP_STEP)
+            self.hung_up()
             return
         if event & select.POLLOUT:
             self._flush()
 
+    def hung_up(self) -> None:
+        """No host: half a frame will never be whole, and nobody waits for what was to be sent. Another may come."""
+        self.frames = Frames()
+        self.out.clear()
+        self.waiting = 0
+        time.sleep(GROUP_STEP)
+
     def _flush(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self.out:
-                written = os.write(self.port, self.out[0][:READ])
+                written = os.write(self.out_port, self.out[0][:READ])
                 self.waiting -= written
                 self.out[0] = self.out[0][written:]
                 if not self.out[0]:
