@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from labyard.testing.vm import artefacts
+from labyard.testing.vm import artefacts, cache
 from labyard.testing.vm.accel import CHOICES, known
 from labyard.testing.vm.errors import VMError, VMUnavailable
 from labyard.testing.vm.image.manifest import DEFAULT_FOLDER, find_image
@@ -71,9 +71,10 @@ def pytest_report_header(config: pytest.Config) -> str:
     try:
         image = find_image(_image_folder(config))
         accel = known(config.getoption("--vm-accel"), image)
+        snapshots = len(list(cache.folder().glob("*.qcow2")))
     except VMError as error:
         return f"vm: {error}"
-    return f"vm: {accel}, kernel {image.kernel}, image {image.folder}"
+    return f"vm: {accel}, kernel {image.kernel}, image {image.folder}, snapshots cached: {snapshots}"
 
 
 @pytest.hookimpl(tryfirst=True)

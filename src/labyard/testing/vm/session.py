@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labyard.testing.vm import accel, snapshot
+from labyard.testing.vm.errors import VMUnavailable
 from labyard.testing.vm.folders import RunFolder, sweep
 from labyard.testing.vm.image import find_image
 from labyard.testing.vm.memory import when_it_fits
@@ -48,6 +49,7 @@ class VMSession:
         self._qemu = accel.qemu_key()
         self._folder: RunFolder | None = None
         self._bases: dict[str, Base] = {}
+        self._failures: dict[str, VMUnavailable] = {}  # of bases: another try would take as long and end the same
         self._copies: dict[Path, list[Path]] = {}  # of each snapshot, those that no VM uses
         self._made = 0
         self._digests: dict[int, tuple[bytes, str]] = {}
@@ -114,8 +116,14 @@ class VMSession:
     def _copy(self, hardware: Hardware, content: Content) -> tuple[Path, Path]:
         """The snapshot, and a copy that is free for a VM: QEMU opens it for writing."""
         key = self._key(hardware, content)
+        if key in self._failures:
+            raise self._failures[key]
         if key not in self._bases:
-            self._bases[key] = snapshot.base(self.image, hardware, content, self._qemu)
+            try:
+                self._bases[key] = snapshot.base(self.image, hardware, content, self._qemu)
+            except VMUnavailable as error:
+                self._failures[key] = error
+                raise
         origin = self._bases[key].disk
         free = self._copies.setdefault(origin, [])
         if free:
