@@ -22,6 +22,8 @@ def temporary():
     """A folder whose sockets have short paths, and which shows what a run leaves."""
     folder = Path(tempfile.mkdtemp(prefix="vmrun-", dir="/tmp"))
     yield folder
+    for process in vms(folder):
+        os.kill(process, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
 
 

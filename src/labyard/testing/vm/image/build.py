@@ -90,12 +90,16 @@ def _ours(work: Path) -> Cpio:
     """What Labyard puts into the initramfs. Compiled as well: the guest would need a tenth of its boot for that, each
     time. A Python there of another version than here finds no file of its name, and compiles."""
     ours = Cpio()
+    ours.folder("seed/work")
+    ours.file("seed/data/etc/hostname", b"vm\n")
+    ours.file("seed/data/etc/hosts", b"127.0.0.1 localhost vm\n::1 localhost\n")
+    place = "seed/data/usr/lib/labyard/guest"
     for file in guest_files():
         if file.suffix != ".py":
             ours.file(file.name, file.read_bytes(), 0o755)
             continue
-        ours.file(f"guest/{file.name}", file.read_bytes())
-        name = f"guest/__pycache__/{file.stem}.{sys.implementation.cache_tag}.pyc"
+        ours.file(f"{place}/{file.name}", file.read_bytes())
+        name = f"{place}/__pycache__/{file.stem}.{sys.implementation.cache_tag}.pyc"
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         py_compile.compile(str(file), str(work / "pyc"), f"guest/{file.name}", doraise=True, invalidation_mode=mode)
         ours.file(name, (work / "pyc").read_bytes())
@@ -155,9 +159,12 @@ def _initramfs_base(tree: Path, kernel: str) -> bytes:
         (modules / "modules.builtin").read_text(encoding="utf-8"),
         MODULES,
     )
+    # Each named alone and in order, so that none of them needs another to be looked up.
+    place = f"lib/modules/{kernel}"
     for path in order:
-        cpio.file(f"modules/{_module(path)}.ko", _unpacked(modules / path))
-    cpio.file("modules/order", "".join(f"{_module(path)}.ko\n" for path in order).encode())
+        cpio.file(f"{place}/{_module(path)}.ko", _unpacked(modules / path))
+    cpio.file(f"{place}/modules.dep", "".join(f"{_module(path)}.ko:\n" for path in order).encode())
+    cpio.file("modules", " ".join(map(_module, order)).encode() + b"\n")
     return bytes(cpio)
 
 

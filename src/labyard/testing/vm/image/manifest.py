@@ -27,7 +27,7 @@ def digest(*files: Path) -> str:
 
 def guest_files() -> list[Path]:
     """What Labyard itself puts into the initramfs."""
-    return [GUEST / "init", *sorted(GUEST.glob("*.py"))]
+    return [GUEST / "init", *sorted(GUEST.glob("fstab.*")), *sorted(GUEST.glob("*.py"))]
 
 
 @dataclass(frozen=True)
