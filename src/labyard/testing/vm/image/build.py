@@ -23,6 +23,7 @@ from labyard.testing.vm.image.manifest import MANIFEST, digest, guest_files, is_
 HERE = Path(__file__).parent
 PACKAGES = (
     *("bash", "busybox-static", "ca-certificates", "coreutils", "crun", "curl", "iproute2", "iputils-ping", "kmod"),
+    "libiscsi-bin",  # a client for the kernel's iSCSI target, which few hosts have
     *("lz4", "mount", "nftables", "procps", "python3", "runc", "util-linux", "xz-utils", "zstd"),
 )
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
