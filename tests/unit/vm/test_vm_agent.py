@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from labyard.testing.vm import artefacts
 from labyard.testing.vm.errors import VMCommandError, VMError, VMTimeout
 
 
@@ -273,3 +274,31 @@ class TestConnection:
         with pytest.raises(VMError, match="the VM is gone"):
             vm.run("true")
         os.kill(process.pid, signal.SIGKILL)
+
+
+class TestArtefacts:
+    def test_of_a_vm_that_does_not_answer(self, vm, tmp_path, monkeypatch):
+        monkeypatch.setattr(artefacts, "SECONDS", 0.3)
+        monkeypatch.setattr(
+            artefacts, "ASKED", {"slow": f"echo begun; echo $$ > {tmp_path}/slow; exec sleep 300", "next": "echo"}
+        )
+        qemu = vm.guest.qemu
+        qemu.read_log = lambda name: f"{name} of QEMU"
+        vm.run("echo said; exit 3", check=False)
+        pid = int(vm.run("echo $PPID").stdout)
+        found = artefacts.collect(vm, tmp_path / "there")
+        assert found["slow.txt"].startswith("begun\n[cut off")
+        assert "$ echo said; exit 3\n[code 3, " in found["commands.txt"]
+        os.kill(pid, signal.SIGKILL)
+        wait_until_gone(pid)
+        os.kill(int((tmp_path / "slow").read_text()), signal.SIGKILL)
+        found = artefacts.collect(vm, tmp_path / "gone")
+        assert found["slow.txt"].startswith("not collected: the VM is gone")
+        assert (tmp_path / "gone/commands.txt").read_text() == found["commands.txt"]
+        assert found["serial.log"] == "serial.log of QEMU"
+
+
+def wait_until_gone(pid: int) -> None:
+    end = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < end:
+        time.sleep(0.02)

@@ -17,7 +17,7 @@ def folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(named) if named else Path(base, "labyard/vm")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise VMError(f"no folder for snapshots of VMs: {error}; name another with LABYARD_VM_CACHE") from error
     return path

@@ -118,9 +118,13 @@ class Qemu:
                     # Ctrl-C is for us: we end it, in order.
                     start_new_session=True,
                 )
-            folder.note(pid=self.process.pid, memory=hardware.memory, name=self.name)
-            connection = socket.socket(socket.AF_UNIX)
-            connection.connect(str(path / "agent.sock"))
+            try:
+                folder.note(pid=self.process.pid, memory=hardware.memory, name=self.name)
+                connection = socket.socket(socket.AF_UNIX)
+                connection.connect(str(path / "agent.sock"))
+            except BaseException:
+                end_process(self.process)
+                raise
             self.agent = Agent(connection)
         finally:
             for listener in sockets.values():
@@ -130,8 +134,10 @@ class Qemu:
         """Wait for the agent; the kernel's release. VMUnavailable: silent; with the end of the serial log."""
         try:
             return str(self.agent.hello(seconds)["kernel"])
-        except VMError as error:
+        except BaseException as error:  # Ctrl-C as well
             self.stop()
+            if not isinstance(error, VMError):
+                raise
             raise VMUnavailable(f"{error}\n{self.last_words()}".rstrip()) from error
 
     def last_words(self) -> str:

@@ -88,8 +88,12 @@ class VMSession:
                 self._copies[pair[0]].append(pair[1])
 
         vm = VM(start, end, self.digest, self.accel)
-        if nics:
-            vm.run("modprobe virtio_net")
+        try:
+            if nics:
+                vm.run("modprobe virtio_net")
+        except BaseException:
+            vm.close()
+            raise
         return vm
 
     def digest(self, data: bytes) -> str:
@@ -143,7 +147,7 @@ class VMSession:
                 hardware.memory, lambda: Qemu(folder, self.image, hardware, disk, restore=True, keep=self.keep)
             )
             kernel = qemu.hello(RESTORE_SECONDS * time_scale(self.accel))
-        except BaseException:
+        except BaseException:  # Ctrl-C as well
             folder.remove()
             raise
         return Started(qemu, base.known, kernel, time.monotonic() - began)

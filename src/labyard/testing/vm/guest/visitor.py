@@ -20,7 +20,7 @@ class Visitor(Agent):
         self.send({"id": key, "end": True})
 
     def hung_up(self) -> None:
-        for child in self.children.values():
+        for child in (*self.children.values(), *self.forgotten):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
         raise SystemExit(0)
