@@ -161,14 +161,14 @@ def vm_factory(
     def make(*, nics: Sequence[str] = (), **options: Any) -> VM:
         try:
             vm = vm_session().fresh(vm_preload, vm_warmup, nics=[wires.nic(name) for name in nics], **options)
-        except VMUnavailable as error:
-            if request.config.getoption("--vm-require"):
-                pytest.fail(str(error), pytrace=False)
-            pytest.skip(str(error))
         except VMError as error:
-            pytest.fail(str(error), pytrace=False)
-        vms.append(vm)
-        return vm
+            failure = error
+        else:
+            vms.append(vm)
+            return vm
+        if isinstance(failure, VMUnavailable) and not request.config.getoption("--vm-require"):
+            pytest.skip(str(failure))
+        pytest.fail(str(failure), pytrace=False)
 
     yield make
     keep = request.config.getoption("--vm-keep")

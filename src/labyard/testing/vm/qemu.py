@@ -62,7 +62,7 @@ class Hardware:
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-accel", accel, "-smp", str(self.cpus), "-m", str(self.memory),
             # Both have RDRAND. Without, the guest's first program waits for a second until there are random numbers.
-            "-cpu", "host" if self.accel == "kvm" else "max",
+            "-cpu", "host" if self.accel == "kvm" else "qemu64,+rdrand",
             "-kernel", str(image.vmlinux), "-initrd", str(image.initrd),
             "-append", f"{KERNEL_LINE} {self.kernel_args}".strip(),
             "-drive", f"file={escape(image.root)},format=raw,if=none,id=root,readonly=on",

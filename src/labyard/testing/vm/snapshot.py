@@ -120,7 +120,7 @@ def _make(disk: Path, notes: Path, image: Image, hardware: Hardware, content: Co
             "boot_seconds": started.seconds,
         }
         part = disk.with_suffix(".part")
-        shutil.copyfile(made, part)
+        shutil.move(made, part)
         part.replace(disk)
         notes.write_text(json.dumps(found), encoding="utf-8")
     finally:
