@@ -11,7 +11,7 @@ LABYARD_MITOGEN ?= 1
 ANSIBLE := scripts/with-mitogen $(LABYARD_MITOGEN)
 PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
 
-.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration evse-emulator-image faas-single bench destroy purge bootstrap lock
+.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration evse-emulator-image faas-single vm-image bench destroy purge bootstrap lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ evse-emulator-image: bootstrap ## the charger emulator as a container image, lab
 
 faas-single: ## faasd and faas as single files in build/, which need nothing but Python
 	@python3 scripts/faas_single.py
+
+vm-image: bootstrap ## the kernel and the Debian that tests with the fixture vm boot, in build/vm
+	@labyard vm build
 
 bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json; one family: make bench ONLY=vms
 	@python -m labyard.bench --inventory $(INVENTORY) --only '$(ONLY)'

@@ -18,6 +18,7 @@ from labyard.lab import DEFAULT_INVENTORY, Lab
 from labyard.netboot.cli import app as netboot
 from labyard.status import NEXT_STEPS, as_json, lab_status, print_status
 from labyard.testing.machines import PoweredMachine
+from labyard.testing.vm.cli import app as vm
 from labyard.vms.cli import app as vms
 from labyard.waterfall.cli import waterfall_command
 
@@ -114,6 +115,7 @@ def show_console(name: MachineArgument, inventory: InventoryOption = DEFAULT_INV
 app.command(name="waterfall")(waterfall_command)
 app.add_typer(netboot, name="netboot")
 app.add_typer(vms, name="vms")
+app.add_typer(vm, name="vm")
 app.add_typer(evse, name="evse")
 
 

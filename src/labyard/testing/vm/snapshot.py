@@ -1,0 +1,135 @@
+"""The base snapshot: a guest that has booted, was given its files and is warm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labyard.testing.vm.cache import locked
+from labyard.testing.vm.errors import VMError, VMUnavailable
+from labyard.testing.vm.folders import RunFolder
+from labyard.testing.vm.image import Image
+from labyard.testing.vm.memory import when_it_fits
+from labyard.testing.vm.qemu import Hardware, Qemu
+from labyard.testing.vm.vm import VM, Known, Started, time_scale
+
+BOOT_SECONDS = 30.0  # times the time scale
+KEPT = 6  # snapshots in the cache; the oldest go
+DISK_SIZE = "64M"
+WARMUP_SECONDS = 120.0
+FILE_MODE = 0o644  # of preloaded files: what write_file has when it is told no other
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a guest has before the first test: files by path, and commands that were run."""
+
+    files: Mapping[str, bytes]
+    warmup: Sequence[str]
+    digests: Mapping[str, str]  # of the files
+
+
+@dataclass(frozen=True)
+class Base:
+    """A snapshot, to be copied. `built`: just now; `boot_seconds`: what the guest took until it answered."""
+
+    disk: Path
+    known: dict[str, Known]
+    boot_seconds: float
+    built: bool
+
+
+def new_disk(path: Path) -> Path:
+    """An empty disk for a snapshot. VMUnavailable: no qemu-img."""
+    if not shutil.which("qemu-img"):
+        raise VMUnavailable("qemu-img not found: apt-get install qemu-utils")
+    done = subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, DISK_SIZE], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise VMError(f"qemu-img: {done.stderr.strip()}")
+    return path
+
+
+def base_key(image: Image, hardware: Hardware, content: Content, qemu: str) -> str:
+    """Another for whatever would make another snapshot."""
+    parts = [
+        image.key,
+        qemu,
+        hardware.accel,
+        hardware.arguments(image, Path("snapshot")),
+        dict(content.digests),
+        list(content.warmup),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def base(image: Image, hardware: Hardware, content: Content, qemu: str) -> Base:
+    """The snapshot from the cache, made first if need be. Other processes that want the same one wait for it."""
+    key = base_key(image, hardware, content, qemu)
+    with locked("snapshots") as cache:
+        disk, notes = cache / f"{key}.qcow2", cache / f"{key}.json"
+        built = not (disk.exists() and notes.exists())
+        if built:
+            _make(disk, notes, image, hardware, content)
+        disk.touch()
+        _prune(cache, disk)
+        found = json.loads(notes.read_text(encoding="utf-8"))
+    known = {path: Known(*entry) for path, entry in found["known"].items()}
+    return Base(disk, known, found["boot_seconds"], built)
+
+
+def boot(
+    folder: RunFolder, image: Image, hardware: Hardware, content: Content, disk: Path, keep: bool = False
+) -> Started:
+    """A guest that has booted, with its content."""
+    began = time.monotonic()
+    qemu = when_it_fits(hardware.memory, lambda: Qemu(folder, image, hardware, disk, restore=False, keep=keep))
+    try:
+        kernel = qemu.hello(BOOT_SECONDS * time_scale(hardware.accel))
+        started = Started(qemu, {}, kernel, time.monotonic() - began)
+        known = {}
+        for path, data in content.files.items():
+            reply = qemu.agent.write(path, data, FILE_MODE)
+            identity = {name: reply[name] for name in ("inode", "size", "ctime", "mode")}
+            known[path] = Known(content.digests[path], identity)
+        vm = VM(lambda: started, lambda _: None, lambda _: "", hardware.accel)
+        for command in content.warmup:
+            vm.run(command, timeout=WARMUP_SECONDS)
+    except BaseException:
+        qemu.stop()
+        raise
+    return Started(qemu, known, kernel, started.seconds)
+
+
+def _make(disk: Path, notes: Path, image: Image, hardware: Hardware, content: Content) -> None:
+    folder = RunFolder()
+    try:
+        made = new_disk(folder.path / "base.qcow2")
+        started = boot(folder, image, hardware, content, made)
+        try:
+            started.qemu.save()
+        finally:
+            started.qemu.stop()
+        found = {
+            "known": {path: [known.digest, known.identity] for path, known in started.known.items()},
+            "boot_seconds": started.seconds,
+        }
+        part = disk.with_suffix(".part")
+        shutil.move(made, part)
+        part.replace(disk)
+        notes.write_text(json.dumps(found), encoding="utf-8")
+    finally:
+        folder.remove()
+
+
+def _prune(cache: Path, used: Path) -> None:
+    disks = sorted(cache.glob("*.qcow2"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for disk in disks[KEPT:]:
+        if disk != used:
+            disk.unlink()
+            disk.with_suffix(".json").unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""Each test's VM is a new one, and differs where two machines differ."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import pytest
+
+from integration.vm.conftest import PRELOADED, PRELOADED_CONTENT
+from labyard.testing.vm import VMError
+
+MARK = "/root/left-by-a-test"
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_nothing_is_left_of_another_test(vm, turn):
+    assert vm.run(f"test -e {MARK}", check=False).returncode == 1
+    assert vm.run("pgrep -x sleep", check=False).stdout == ""
+    vm.write_file(MARK, turn)
+    vm.spawn("sleep 300")
+
+
+def test_restore_goes_back(vm):
+    vm.write_file(MARK, "x")
+    process = vm.spawn("sleep 300")
+    vm.restore()
+    with pytest.raises(FileNotFoundError):
+        vm.read_file(MARK)
+    assert vm.run("pgrep -x sleep", check=False).stdout == ""
+    assert vm.read_file(PRELOADED) == PRELOADED_CONTENT
+    with pytest.raises(VMError, match="the VM is gone"):
+        process.wait()
+
+
+def test_two_have_the_right_time_and_random_numbers_of_their_own(vm_factory):
+    seen = []
+    for vm in (vm_factory(), vm_factory()):
+        before = time.time()
+        lines = vm.run(
+            "date +%s.%N; python3 -c 'import uuid; print(uuid.uuid4())'; cat /proc/sys/kernel/random/uuid"
+        ).stdout
+        now, *ids = lines.split()
+        assert before - 1 <= float(now) <= time.time() + 1
+        seen += [uuid.UUID(text) for text in ids]
+    assert len(set(seen)) == 4
+
+
+def test_what_is_preloaded_is_there_and_is_not_sent_again(vm, bytes_sent):
+    vm.write_file(PRELOADED, PRELOADED_CONTENT)
+    assert bytes_sent() == 0
+    assert vm.read_file(PRELOADED) == PRELOADED_CONTENT
+
+
+@pytest.mark.parametrize("touch", ["echo x >> {0}", "rm {0}", "cp {0} y && mv y {0}", "chmod 600 {0}"])
+def test_what_was_touched_is_sent_again(vm, bytes_sent, touch):
+    vm.run(touch.format(PRELOADED))
+    vm.write_file(PRELOADED, PRELOADED_CONTENT)
+    assert bytes_sent() == len(PRELOADED_CONTENT)
+    assert vm.read_file(PRELOADED) == PRELOADED_CONTENT
+    assert vm.run(f"stat -c %a {PRELOADED}").stdout == "644\n"
+
+
+def test_other_content_is_sent(vm, bytes_sent):
+    vm.write_file(PRELOADED, b"other")
+    assert bytes_sent() == 5
+    assert vm.read_file(PRELOADED) == b"other"
+
+
+def test_hardware_on_request(vm_factory):
+    vm = vm_factory(memory=512, cpus=1, kernel_args="labyard.test=1")
+    assert vm.run("nproc").stdout.strip() == "1"
+    assert int(vm.run("awk '/MemTotal/ {print $2}' /proc/meminfo").stdout) < 512 * 1024
+    assert b"labyard.test=1" in vm.read_file("/proc/cmdline")
+
+
+def test_two_on_a_network_of_their_own(vm_factory):
+    one, two = vm_factory(nics=["lan"]), vm_factory(nics=["lan"])
+    for number, vm in enumerate((one, two), start=1):
+        vm.run(f"ip addr add 10.9.0.{number}/24 dev eth0 && ip link set eth0 up")
+    assert " 0% packet loss" in one.run("ping -c 3 -i 0.2 -w 20 10.9.0.2").stdout
+    assert two.read_file(PRELOADED) == PRELOADED_CONTENT

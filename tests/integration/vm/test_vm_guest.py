@@ -1,0 +1,129 @@
+"""The guest, and the fixture's four methods in it."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from labyard.testing.vm import VMCommandError, VMTimeout
+
+
+class TestGuest:
+    def test_is_a_debian_with_its_own_kernel_and_nothing_but_loopback(self, vm):
+        assert vm.run("uname -r").stdout.strip() == vm.kernel
+        assert b"debian" in vm.read_file("/etc/os-release")
+        assert vm.run("whoami; echo $HOME; pwd").stdout == "root\n/root\n/root\n"
+        assert vm.run("ls /sys/class/net").stdout.split() == ["lo"]
+        assert "UP" in vm.run("ip link show lo").stdout
+        assert vm.run("getent hosts 127.0.0.1").stdout.split() == ["127.0.0.1", "localhost", "vm"]
+
+    @pytest.mark.parametrize(
+        "program",
+        ["python3", "runc", "crun", "ip", "curl", "ps", "bash", "nft", "modprobe", "mount", "timeout", "ping"],
+    )
+    def test_has_the_programs(self, vm_of_module, program):
+        vm_of_module.run(f"command -v {program}")
+
+    def test_has_what_containers_need(self, vm):
+        vm.run(
+            """
+            set -e
+            mkdir /sys/fs/cgroup/test
+            grep -w memory /sys/fs/cgroup/test/cgroup.controllers
+            grep -w cpu /sys/fs/cgroup/test/cgroup.controllers
+            grep -w pids /sys/fs/cgroup/test/cgroup.controllers
+            python3 -c 'import os; os.openpty()'
+            touch /dev/shm/x /var/x /root/x /tmp/x /run/x
+            echo yes > >(cat)
+            """
+        )
+
+    def test_loads_modules_that_hosts_often_lack(self, vm):
+        vm.run("modprobe -a dummy veth bridge wireguard && ip link add d0 type dummy && ip link add w0 type wireguard")
+        assert vm.run("ip -br link | grep -c -E '^(d0|w0)'").stdout.strip() == "2"
+
+    def test_runs_a_container(self, vm):
+        vm.run(
+            """
+            set -e
+            mkdir -p c/rootfs/bin && cp /bin/busybox c/rootfs/bin/ && cd c
+            runc spec
+            python3 - <<'END'
+import json
+spec = json.load(open("config.json"))
+spec["process"].update(terminal=False, args=["/bin/busybox", "echo", "inside"])
+json.dump(spec, open("config.json", "w"))
+END
+            """
+        )
+        for runtime in ("runc", "crun"):
+            assert vm.run(f"{runtime} run test", cwd="/root/c").stdout == "inside\n"
+
+    def test_orphans_are_reaped(self, vm):
+        vm.run("for n in 1 2 3; do setsid sleep 0.1 & done")
+        vm.run("while pgrep -x sleep >/dev/null; do sleep 0.05; done", timeout=30)
+        assert vm.run("ps -eo stat= | grep -c ^Z", check=False).stdout.strip() == "0"
+
+
+@pytest.fixture(scope="class")
+def vm_of_module(request):
+    """One VM for tests that change nothing."""
+    request.getfixturevalue("vm_session")
+    from labyard.testing.vm.session import VMSession
+
+    session: VMSession = request.getfixturevalue("vm_session")()
+    vm = session.fresh(request.getfixturevalue("vm_preload"), request.getfixturevalue("vm_warmup"))
+    yield vm
+    vm.close()
+
+
+class TestMethods:
+    def test_the_documents_example(self, vm):
+        """With the file that it reads put there first, and a program that there is."""
+        vm.write_file("/tmp/output.txt", b"output")
+        result = vm.run("uname -r")
+        assert "-" in result.stdout
+        proc = vm.spawn("sleep 60")
+        vm.write_file("/tmp/test.txt", b"content")
+        assert vm.read_file("/tmp/output.txt") == b"output"
+        assert vm.run("cat /tmp/test.txt").stdout == "content"
+        proc.kill()
+        assert proc.wait() == 128 + signal.SIGTERM
+
+    def test_failures(self, vm):
+        with pytest.raises(VMCommandError, match="command ended with 3: echo no >&2; exit 3"):
+            vm.run("echo no >&2; exit 3")
+        with pytest.raises(VMTimeout):
+            vm.run("sleep 60", timeout=0.5)
+        with pytest.raises(FileNotFoundError, match="/no/such"):
+            vm.read_file("/no/such")
+        assert vm.run("kill -9 $$", check=False).returncode == 137
+        assert vm.run("pgrep -x sleep", check=False).stdout == ""
+
+    def test_a_big_file_there_and_back(self, vm):
+        content = bytes(30 << 20)
+        vm.write_file("/root/new/folder/big", content, mode=0o600)
+        assert vm.run("stat -c '%s %a' /root/new/folder/big").stdout == f"{len(content)} 600\n"
+        assert vm.read_file("/root/new/folder/big") == content
+
+    def test_much_output(self, vm):
+        assert len(vm.run("head -c 64M /dev/zero").stdout_bytes) == 64 << 20
+
+    def test_a_daemon_with_its_children(self, vm):
+        daemon = vm.spawn("python3 -m http.server 8000 --bind 127.0.0.1 & wait")
+        vm.run("until curl -fs http://localhost:8000/ >/dev/null; do sleep 0.1; done", timeout=30)
+        assert daemon.running
+        daemon.kill()
+        assert daemon.wait() == 143
+        assert "GET /" in daemon.stderr
+        with pytest.raises(VMCommandError):
+            vm.run("curl -fs http://localhost:8000/")
+
+    def test_the_log_of_the_kernel(self, vm):
+        vm.run("echo '<1>a line from the test' > /dev/kmsg")
+        end = time.monotonic() + 10
+        while "a line from the test" not in vm.serial_log and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "a line from the test" in vm.serial_log
