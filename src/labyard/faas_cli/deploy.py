@@ -13,8 +13,8 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColu
 from labyard.client.commands import JsonOption, console, print_json, progress
 from labyard.faas_cli import show
 from labyard.faas_cli.archive import Archive, archive_of
-from labyard.faas_cli.client import Client, Document
 from labyard.faas_cli.cli_types import client
+from labyard.faas_cli.client import Client, Document
 
 LIMITS = "Limits of each request; without, the host's"
 

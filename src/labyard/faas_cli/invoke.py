@@ -17,9 +17,9 @@ from rich.text import Text
 from labyard.client.commands import JsonOption, print_json, working
 from labyard.client.http import ClientError
 from labyard.faas_cli import show
+from labyard.faas_cli.cli_types import NameArgument, client, where
 from labyard.faas_cli.client import Client, Document
 from labyard.faas_cli.times import milliseconds
-from labyard.faas_cli.cli_types import NameArgument, client, where
 
 FUNCTION_PORT = 80
 LOG_SECONDS = 2.0  # that a request may take from its answer to the log

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 
