@@ -82,8 +82,8 @@ class DockerArchive(Archive):
             ["docker", "image", "inspect", "--format", "{{.Size}}", "--", image], capture_output=True, text=True
         )
         if shown.returncode != 0:
-            said = shown.stderr.strip().splitlines()[-1:] or ["docker does not know it"]
-            raise ClientError(f"{image} is neither a file nor an image of Docker here ({said[0]}): docker image ls")
+            said = (shown.stderr.strip().splitlines() or ["docker image inspect failed"])[-1]
+            raise ClientError(f"there is no file {image}, and no image of that name in Docker here: {said}")
         self.about = int(shown.stdout)
         self._image = image
 

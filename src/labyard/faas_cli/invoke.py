@@ -21,7 +21,6 @@ from labyard.faas_cli.cli_types import NameArgument, client, where
 from labyard.faas_cli.client import Client, Document
 from labyard.faas_cli.times import milliseconds
 
-FUNCTION_PORT = 80
 LOG_SECONDS = 2.0  # that a request may take from its answer to the log
 PAUSE = 0.05  # s between two looks
 
@@ -55,7 +54,7 @@ def invoke(
     content = _content(body)
     asked = {
         "ip": api.function(name)["ip"],
-        "port": FUNCTION_PORT,
+        "port": where(ctx).port,
         "method": method.upper() or ("GET" if content is None else "POST"),
         "path": path if path.startswith("/") else f"/{path}",
         "headers": [_split(one) for one in header or []],

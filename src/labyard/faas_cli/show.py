@@ -46,7 +46,7 @@ def function(found: Document) -> None:
         ("command", shlex.join(found["cmd"])),
         ("environment", "\n".join(found.get("env", []))),
         ("working directory", found.get("workdir")),
-        ("user", found.get("user")),
+        ("user", ":".join(map(str, found.get("user", [])))),
         ("deployed", found.get("created_at")),
         ("content", found.get("key", "")[:SHORT_KEY]),
         ("memory", size(limits["memory"])),
@@ -104,11 +104,11 @@ def stats(found: Document, lines: Mapping[str, Text]) -> None:
                 lines[name],
             )
         )
-    headings = ("Name", "Requests", "Failed", "Hits", "Misses", "Median", "Worst", "The last, to now")
+    headings = ("Name", "Requests", "Failed", "Hits", "Misses", "Median", "Worst", "The last ones, to now")
     table(headings, rows, NONE)
     if rows:
-        waiting = f", {found['waiting']} wait for a slot" if found["waiting"] else ""
-        console.print(f"{found['at_work']} requests are at work{waiting}; {found['containers']} containers.")
+        counts = ("at work", found["at_work"]), ("waiting", found["waiting"]), ("containers", found["containers"])
+        console.print(", ".join(f"{what}: {count}" for what, count in counts), highlight=False)
 
 
 def statistics(found: Document, records: Sequence[Document]) -> None:

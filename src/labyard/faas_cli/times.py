@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-# One scale for all pictures, so that they can be compared: the most of each class in ms, and its bar.
-CLASSES = ((1.0, "▁"), (3.0, "▂"), (10.0, "▃"), (30.0, "▄"), (100.0, "▅"), (300.0, "▆"), (1000.0, "▇"))
-OVER = "█"
+from labyard.faas_cli.client import Document
+
+# The same for all pictures, so that they can be compared: the most of each class, in ms.
+LEVELS = (1, 3, 10, 30, 100, 300, 1000)
+BARS = "▁▂▃▄▅▆▇█"
+CLASSES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 WARM, COLD, FAILED = "green", "cyan", "red"
 CELLS = 40  # of the longest bar
 LINE = 30  # requests of a line
@@ -20,24 +23,24 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return ""
     if value >= 1000:
-        return f"{value / 1000:.1f} s"
-    return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
+        return f"{value / 1000:.3g} s"
+    return f"{value:.2g} ms" if value < 10 else f"{value:.0f} ms"
 
 
-def line(records: Sequence[dict[str, object]]) -> Text:
+def line(records: Sequence[Document]) -> Text:
     """The last requests, given newest first, as a line with the newest at its right end."""
     drawn = Text()
     for record in reversed(records[:LINE]):
-        drawn.append(_bar(record), _style(record))
+        drawn.append(BARS[_class(record, LEVELS)], _style(record))
     return drawn
 
 
-def histogram(records: Sequence[dict[str, object]]) -> Table:
+def histogram(records: Sequence[Document]) -> Table:
     """How many requests took how long; the parked handlers' part first, then cold starts, then failures."""
-    names = [f"≤ {milliseconds(most)}" for most, _ in CLASSES] + [f"> {milliseconds(CLASSES[-1][0])}"]
+    names = [f"≤ {milliseconds(most)}" for most in CLASSES] + [f"> {milliseconds(CLASSES[-1])}"]
     styles: list[list[str]] = [[] for _ in names]
     for record in records:
-        styles[_class(record)].append(_style(record))
+        styles[_class(record, CLASSES)].append(_style(record))
     used = [index for index, found in enumerate(styles) if found]
     most = max((len(found) for found in styles), default=0)
     grid = Table.grid(padding=(0, 1))
@@ -58,16 +61,11 @@ def _cells(styles: Iterable[str], most: int) -> Text:
     return bar
 
 
-def _class(record: dict[str, object]) -> int:
-    took = float(str(record["ms"]))
-    return next((index for index, (most, _) in enumerate(CLASSES) if took <= most), len(CLASSES))
+def _class(record: Document, classes: Sequence[int]) -> int:
+    return next((index for index, most in enumerate(classes) if record["ms"] <= most), len(classes))
 
 
-def _bar(record: dict[str, object]) -> str:
-    return [*(bar for _, bar in CLASSES), OVER][_class(record)]
-
-
-def _style(record: dict[str, object]) -> str:
+def _style(record: Document) -> str:
     if record["result"] != "ok":
         return FAILED
     return WARM if record["warm"] else COLD

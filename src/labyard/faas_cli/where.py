@@ -16,6 +16,7 @@ from labyard.faas_cli.client import Client
 from labyard.testing.vm.visit import argv
 
 EVERYWHERE = "0.0.0.0"
+FUNCTION_PORT = 80
 GRACE = 30.0  # s beside a request's own time, for the way to the host and Python's start there
 
 
@@ -35,13 +36,18 @@ class Where:
         """A client of the control API. ClientError when the inventory cannot be used."""
         if self.url:
             return Client(self.url, self.token)
-        listens = self._service.value("api_bind")
-        host = address(self._service.host) if EVERYWHERE in listens else self._service.host.address
+        listens = self._service.host.value("faas_api_bind")[-1]
+        host = address(self._service.host) if listens == EVERYWHERE else listens
         return Client(f"http://{host}:{self._service.value('api_port')}", self.token or self._service.value("token"))
 
     @cached_property
     def _service(self) -> LabService:
         return LabService(self.inventory, "faas")
+
+    @property
+    def port(self) -> int:
+        """Of functions, on their addresses."""
+        return FUNCTION_PORT if self.url else int(self._service.value("function_port") or FUNCTION_PORT)
 
     @property
     def here(self) -> str:

@@ -57,7 +57,18 @@ class Host:
         self._groups = Groups()
         (folder / "lib").mkdir()
         self.log_path = folder / "faasd.log"
-        command = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", SETUP, "sh", str(folder / "lib")]
+        command = [
+            "unshare",
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            SETUP,
+            "sh",
+            str(folder / "lib"),
+        ]
         self.anchor = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.anchor.stdout is not None
         assert self.anchor.stdout.readline() == b"ready\n"
