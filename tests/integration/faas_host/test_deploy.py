@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import faas_images
 import pytest
-from faas_images import Member, docker_archive, layer, symlink, tar
+
+from labyard.testing.faas import archives
+from labyard.testing.faas.archives import Member, docker_archive, layer, symlink, tar
 
 from .host import Host
 
@@ -110,7 +111,7 @@ class TestStore:
     @pytest.mark.parametrize("shape", ["docker_save_old", "docker_flat", "oci_layout"])
     def test_every_shape_answers(self, host: Host, layers: list[bytes], shape: str) -> None:
         host.start()
-        archive = getattr(faas_images, shape)(layers, Cmd=["python3", "/app/handler.py"])
+        archive = getattr(archives, shape)(layers, Cmd=["python3", "/app/handler.py"])
         assert host.get(host.function("th", archive)).status == 200
 
 
@@ -157,7 +158,7 @@ class TestRefused:
         host.start(max_upload="1M", max_unpacked="2M", max_entries=100)
         big = docker_archive([layer({"big": b"x" * (1 << 20)})])
         assert host.deploy("big", big).status == 413
-        bomb = faas_images.oci_layout([layer({"zeros": bytes(3 << 20)})])
+        bomb = archives.oci_layout([layer({"zeros": bytes(3 << 20)})])
         assert host.deploy("bomb", bomb).json["detail"] == "Invalid Docker image: it unpacks to more than 2097152 bytes"
         many = docker_archive([layer({f"{number}": b"" for number in range(200)})])
         assert host.deploy("many", many).json["detail"] == "Invalid Docker image: it has more than 100 entries"
@@ -169,7 +170,7 @@ class TestRefused:
         host.run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "/var/lib/small")
         host.start(root="/var/lib/small")
         assert host.deploy("fits", TINY).status == 200
-        reply = host.deploy("does-not", faas_images.oci_layout([layer({"zeros": bytes(6 << 20)})]))
+        reply = host.deploy("does-not", archives.oci_layout([layer({"zeros": bytes(6 << 20)})]))
         assert (reply.status, reply.json["detail"]) == (507, "the disk is full")
         assert host.deploy("too-long", docker_archive([layer({"f": bytes(6 << 20)})])).status == 507
         assert set(host.api("GET", "/api/list").json) == {"fits"}

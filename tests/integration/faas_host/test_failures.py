@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faas_images import docker_archive
+
+from labyard.testing.faas.archives import docker_archive
 
 from .host import Host
 

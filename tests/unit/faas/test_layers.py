@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from faas_images import Member, directory, docker_archive, hard_link, layer, symlink
 
 from labyard.faas.errors import FaasError, ImageError
 from labyard.faas.faasd import extract_docker_image
+from labyard.testing.faas.archives import Member, directory, docker_archive, hard_link, layer, symlink
 
 Extract = Callable[..., Path]
 

@@ -109,7 +109,7 @@ with open(sys.argv[2] + "/image.tar", "rb") as file:
 
 
 def test_public_names_without_root_and_side_effects(built: Path, tmp_path: Path) -> None:
-    from faas_images import docker_archive, layer
+    from labyard.testing.faas.archives import docker_archive, layer
 
     (tmp_path / "image.tar").write_bytes(docker_archive([layer({"file": b"content"})], Cmd=["echo"]))
     options: dict[str, object] = {}
