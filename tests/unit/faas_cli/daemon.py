@@ -6,6 +6,7 @@ Functions have addresses of 127.0.0.0/8, which are there without being made.
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import threading
 from collections.abc import Iterable
@@ -20,16 +21,16 @@ from labyard.faas.api import Api
 from labyard.faas.audit import Audit
 from labyard.faas.call import Call
 from labyard.faas.container import Place
+from labyard.faas.history import History
 from labyard.faas.observer import Observer
 from labyard.faas.registry import Registry
 from labyard.faas.service import Service
 from labyard.faas.settings import read_settings
 from labyard.faas.stats import Record
-from labyard.faas.wire import json_reply, read_request, reply, send_and_linger
 
 
 class Addresses:
-    """In place of those on `lo`. `lost` are those that somebody has taken away."""
+    """In place of those on `lo`."""
 
     def __init__(self) -> None:
         self.there: dict[str, int] = {}
@@ -51,26 +52,25 @@ class PlayedService(Service):
     """Answers in the handler's place: the request's line and body, or what `fail` says."""
 
     fail = ""
-    slow_log = 0.0
 
     def _launch(self, call: Call) -> None:
         threading.Thread(target=self._play, args=(call,), daemon=True).start()
 
     def _play(self, call: Call) -> None:
-        request = read_request(call.sock)
-        assert request is not None
-        body = b"".join(request.body(1 << 20)) if "content-length" in request.headers else b""
         record = Record(call.id, "2026-11-26T08:00:00Z", call.client, "ok", 0, 0.9, True, 0, "")
-        if self.fail == "close":
-            call.sock.close()
-            record.result = "closed"
-        elif self.fail:
-            detail = {"detail": self.fail, "function": call.function, "request_id": call.id}
-            send_and_linger(call.sock, json_reply(502, detail, self.fail))
+        if self.fail:
             record = Record(call.id, record.time, call.client, "exited", 502, 41.5, False, 3, "it broke\nhere\n")
-        else:
-            words = f"{request.method} {request.path} {request.headers.get('x-test', '')}\n"
-            send_and_linger(call.sock, reply(200, words.encode() + body, "text/plain"))
+        with call.sock.makefile("rb") as reading:
+            line = reading.readline().decode().split()
+            headers = http.client.parse_headers(reading)
+            body = reading.read(int(headers.get("Content-Length", 0)))
+        words = f"{line[0]} {line[1]} {headers.get('X-Test', '')}\n".encode()
+        said = {"detail": self.fail, "function": call.function, "request_id": call.id}
+        content = json.dumps(said).encode() if self.fail else words + body
+        status = f"502 {self.fail}" if self.fail else "200 OK"
+        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(content)}\r\n\r\n"
+        if self.fail != "close":
+            call.sock.sendall(head.encode() + content)
         call.sock.close()
         self.stats.add(call.function, record)
         self.dispatcher.done(call)
@@ -92,7 +92,9 @@ class Daemon:
         cgroups = Cgroups(version=2, enforced=frozenset({"memory", "pids"}))
         self.addresses = Addresses()
         place = Place(self.settings, cast(Any, runtime), cgroups)
-        self.service = PlayedService(place, registry, images, cast(Loopback, self.addresses))
+        self.service = PlayedService(
+            place, registry, images, cast(Loopback, self.addresses), History(folder / "history")
+        )
         self.service.dispatcher.start()
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
