@@ -150,7 +150,7 @@ class TestRefused:
         for name in ("../escape", "a/b", ".hidden", "x" * 64, "1.2.3.4", "a-10.0.0.5-b", "white space", "é"):
             reply = host.api("POST", "/api/new", TINY, {"X-Image-Name": name.encode().decode("latin-1")})
             assert reply.status == 400, name
-        there = {".lock", ".scratch", "bundles", "images", "registry.json"}
+        there = {".lock", ".scratch", "bundles", "images", "registry.json", "requests"}
         assert set(host.listing("/var/lib/faasd")) == there
         assert host.api("GET", "/api/list").json == {}
 

@@ -265,10 +265,13 @@ class TestClients:
             assert set(host.api("GET", "/api/list").json) == {"before"}
             assert "10.0.0.11/32" not in host.addresses()
             assert "more" not in host.listing("/var/lib/faasd/images")
+            # A new version cannot be had either, and the one before is tried again still.
+            assert host.deploy("before", image("other")).status == 503
+            assert "before" in host.api("GET", "/health").json["not_listening"]
         finally:
             other.close()
         host.wait_for(lambda: host.api("GET", "/health").json["status"] == "ok", 15, "listening again")
-        assert host.get("10.0.0.10").status == 200
+        assert "Body: \n" in host.get("10.0.0.10").text
 
 
 class TestStopping:
