@@ -111,6 +111,7 @@ def _stop(service: Service, signals: socket.socket) -> None:
     while service.server.containers and time.monotonic() < given_up:
         time.sleep(TICK)
     service.lingering.close()
+    service.place.cgroups.close()
     service.history.close()
 
 

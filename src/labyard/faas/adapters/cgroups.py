@@ -7,6 +7,7 @@ daemon moved into (v2). crun would make them at the root, which may be the host'
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Cgroups:
     parents: dict[str, Path] = field(default_factory=dict)
     mounted: dict[str, Path] = field(default_factory=dict)  # mount points of the same controllers
     own_path: str = ""  # below the mount points, for a runtime that has to be told
+    made: list[Path] = field(default_factory=list)  # folders that such a runtime makes on the way, deepest first
     enforced: frozenset[str] = frozenset()
     swap: bool = False  # swap can be limited, too
 
@@ -39,7 +41,14 @@ class Cgroups:
             return replace(self, enforced=frozenset())
         path = self.parents[first].relative_to(self.mounted[first])
         parents = {name: mounted / path for name, mounted in self.mounted.items()}
-        return replace(self, parents=parents, own_path=os.path.normpath(f"/{path}"))
+        made = [folder for parent in parents.values() for folder in (parent, *parent.parents) if not folder.exists()]
+        return replace(self, parents=parents, own_path=os.path.normpath(f"/{path}"), made=made)
+
+    def close(self) -> None:
+        """Remove what the runtime made on the way to containers' groups; what is in use stays."""
+        for folder in self.made:
+            with suppress(OSError):
+                folder.rmdir()
 
     def path_of(self, container: str) -> str:
         """What a container's configuration says of it."""
