@@ -22,7 +22,6 @@ from labyard.faas.wire import Request, json_reply, read_request, reply, send_and
 
 CONNECTIONS = 32
 IDLE = 60.0  # s without a byte of a body
-HEAD = 20.0  # s for the whole of a request's head
 ROOM = 2.0  # s that a connection waits for a thread
 LINGER = 10.0  # s to read away an upload that was refused, so that its sender gets to read why
 SHOWN_REQUESTS = 20
@@ -93,7 +92,7 @@ class Api:
 
     def _answer(self, connection: socket.socket, peer: str) -> bytes:
         try:
-            request = read_request(connection, HEAD)
+            request = read_request(connection)
             if request is None:
                 return b""
             connection.settimeout(IDLE)

@@ -70,8 +70,8 @@ def _start(settings: Settings) -> Service:
     registry.load()
     if not settings.registry.exists():
         registry.save()
-    cgroups = find_cgroups()
-    runtime = find_runtime(settings.runtime, settings.runtime_root, settings.run, cgroups)
+    runtime = find_runtime(settings.runtime, settings.runtime_root, settings.run, find_cgroups())
+    cgroups = runtime.cgroups
     log("init", f"Runtime {runtime.program}, cgroup v{cgroups.version}")
     if cgroups.missing:
         log("init", f"Not enforced on this host: {', '.join(cgroups.missing)}")
@@ -111,6 +111,7 @@ def _stop(service: Service, signals: socket.socket) -> None:
     while service.server.containers and time.monotonic() < given_up:
         time.sleep(TICK)
     service.lingering.close()
+    service.place.cgroups.close()
     service.history.close()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from labyard.faas.errors import BadRequest, FaasError
 
+HEAD = 20.0  # s for the whole of a request's head
 MAX_HEAD = 65536
 HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
 MAX_LINE = 4096
@@ -104,7 +105,7 @@ class Request:
         self._buffer += piece
 
 
-def read_request(sock: socket.socket, seconds: float) -> Request | None:
+def read_request(sock: socket.socket, seconds: float = HEAD) -> Request | None:
     """The head of the request; None when the client closed without one.
 
     FaasError when it is none of HTTP/1. TimeoutError when it is not there within `seconds`, however it trickles in;
