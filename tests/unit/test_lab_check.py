@@ -200,10 +200,16 @@ def test_functions_that_are_in_order_pass(check: Any) -> None:
         ({"faas_functions": [{"image": __file__}]}, "faas_functions[0] of faas1.name: None is no name"),
         ({"faas_functions": [FUNCTION | {"name": "../up"}]}, "faas_functions[../up] of faas1.name: '../up' is no name"),
         ({"faas_functions": [FUNCTION, FUNCTION]}, "faas_functions[hello] of faas1.name: another function has this"),
-        ({"faas_functions": [FUNCTION | {"img": 1}]}, "faas_functions[hello] of faas1.img: no such key; there are name"),
+        (
+            {"faas_functions": [FUNCTION | {"img": 1}]},
+            "faas_functions[hello] of faas1.img: no such key",
+        ),
         ({"faas_functions": [{"name": "hello"}]}, "faas_functions[hello] of faas1.image: there is no file ''"),
         ({"faas_functions": [FUNCTION | {"state": "gone"}]}, "faas_functions[hello] of faas1.state: 'gone' is neither"),
-        ({"faas_functions": [FUNCTION | {"limits": {"ram": 1}}]}, "faas_functions[hello] of faas1.limits.ram: there is"),
+        (
+            {"faas_functions": [FUNCTION | {"limits": {"ram": 1}}]},
+            "faas_functions[hello] of faas1.limits.ram",
+        ),
         ({"faas_functions": [FUNCTION | {"limits": 1}]}, "faas_functions[hello] of faas1.limits: is no mapping"),
     ],
 )

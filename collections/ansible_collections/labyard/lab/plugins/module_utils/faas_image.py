@@ -57,7 +57,9 @@ def describe(path: str) -> dict[str, Any]:
 
 
 def _words(error: Exception) -> str:
-    return f"{error.args[0]} is not in it" if isinstance(error, KeyError) else f"its documents are not in order ({error})"
+    return (
+        f"{error.args[0]} is not in it" if isinstance(error, KeyError) else f"its documents are not in order ({error})"
+    )
 
 
 def _normal(name: str) -> str:

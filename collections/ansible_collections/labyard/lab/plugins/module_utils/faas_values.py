@@ -161,7 +161,7 @@ def _wrong_values(host: str, values: dict[str, Any]) -> list[str]:
     if not re.fullmatch(r"auto|(/.*/)?(runc|crun)", str(values.get("faas_runtime", "runc"))):
         found.append(f"faas_runtime of {host}: {values['faas_runtime']!r} is not runc, crun, auto or a path of the two")
     binds = values.get("faas_api_bind", [])
-    if not isinstance(binds, list) or not binds and "faas_api_bind" in values:
+    if not isinstance(binds, list) or (not binds and "faas_api_bind" in values):
         found.append(f"faas_api_bind of {host}: is no list of IPv4 addresses")
     for address in binds if isinstance(binds, list) else []:
         try:

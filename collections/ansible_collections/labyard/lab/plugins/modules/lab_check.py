@@ -9,8 +9,9 @@ DOCUMENTATION = r"""
 module: lab_check
 short_description: Refuse a wrong inventory before anything is touched
 description:
-  - Checks groups, names, MAC addresses, IP addresses, iSCSI names, charger groups, functions and networks of a lab, and that its
-    networks and the space it needs are free on this machine. Reports every mistake at once, each naming the field.
+  - Checks groups, names, MAC addresses, IP addresses, iSCSI names, charger groups, functions and networks of a lab,
+    and that its networks and the space it needs are free on this machine. Reports every mistake at once, each naming
+    the field.
 options:
   groups:
     description: Groups of the inventory that have hosts.
