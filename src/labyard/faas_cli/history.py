@@ -13,14 +13,15 @@ from labyard.faas_cli import show, times
 from labyard.faas_cli.cli_types import NameArgument, client
 from labyard.faas_cli.client import Document
 
-KEPT = 100  # requests that the daemon keeps of each function
+MOST = 1000  # requests that are looked at
+SHOWN = 100  # in a picture of times
 PAUSE = 0.5  # s between two looks
 
 
 def logs(
     ctx: typer.Context,
     name: NameArgument,
-    last: Annotated[int, typer.Option(min=1, max=KEPT, help="How many of the last.")] = 20,
+    last: Annotated[int, typer.Option(min=1, max=MOST, help="How many of the last.")] = 20,
     failed: Annotated[bool, typer.Option("--failed", help="Only those that failed.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show more as they come.")] = False,
     as_data: JsonOption = False,
@@ -38,7 +39,7 @@ def logs(
     def look(limit: int) -> list[Document]:
         return [record for record in api.logs(name, limit) if not failed or record["result"] != "ok"]
 
-    records = look(KEPT if failed else last)[:last]
+    records = look(MOST if failed else last)[:last]
     if as_data and not follow:
         print_json(records)
         return
@@ -49,7 +50,7 @@ def logs(
     seen = {record["id"] for record in records}
     while follow:
         time.sleep(PAUSE)
-        new = [record for record in look(KEPT) if record["id"] not in seen]
+        new = [record for record in look(MOST) if record["id"] not in seen]
         _tell(new[::-1], as_data)
         seen |= {record["id"] for record in new}
 
@@ -79,7 +80,7 @@ def stats(
         if as_data:
             print_json({"name": name, "pool": found["pool"]} | found["stats"])
         else:
-            show.statistics(found, api.logs(name, KEPT))
+            show.statistics(found, api.logs(name, SHOWN))
         return
     every = api.stats()
     if as_data:

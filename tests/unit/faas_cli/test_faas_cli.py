@@ -134,7 +134,7 @@ def test_a_function_is_asked(run: Run, hello: str) -> None:
     assert re.match(
         r"200 OK  [\d.]+ ms \(connected [\d.]+ ms, first byte [\d.]+ ms\), from this machine", result.stderr
     )
-    assert run("invoke", hello, "a/b?c", "-X", "put", "-H", "X-Test: yes").stdout == "PUT /a/b yes\n"
+    assert run("invoke", hello, "a/b?c", "-X", "put", "-H", "X-Test: yes").stdout == "PUT /a/b?c yes\n"
     assert "Content-Type: text/plain" in run("invoke", hello, "-i").stderr
 
 
