@@ -70,7 +70,7 @@ def cold_ratio(bench: Bench) -> float:
             raise MeasureError(f"the bare runs failed: {error.stderr.strip()}") from error
         taken = {name: statistics.median(times) for name, times in json.loads(done.stdout).items()}
     bench.say(f"request {taken['requests']:.1f} ms, bare runc run {taken['bare']:.1f} ms, medians of {ROUNDS} in turns")
-    return taken["requests"] / taken["bare"]
+    return float(taken["requests"] / taken["bare"])
 
 
 def warm_ms(bench: Bench) -> float:
@@ -122,7 +122,7 @@ def _load(bench: Bench) -> dict[str, float]:
         before = {"descriptors": host.descriptors(), "threads": host.threads()}
 
         ip, said = host.function("load", _archive(bench)), list[str]()
-        found = {
+        found: dict[str, float] = {
             "concurrent": _timed(bench, f"{AT_ONCE} at once", lambda: _at_once(host, ip, said)),
             "sequential": _timed(
                 bench, f"{IN_A_ROW} in a row", lambda: sum(_answered(host, ip, said) for _ in range(IN_A_ROW))
