@@ -51,6 +51,7 @@ def test_space_of_the_runtime_s_folder(host: Host, image: Image) -> None:
     # The parked one answers; after that a container cannot be started, and the client is told.
     assert host.get(ip).status == 200
     host.wait_for(lambda: "no handlers are parked for 60 s" in host.log(), 20, "no other one can be parked")
+    host.settle(10)
     host.run("sh", "-c", FILL.format("/run/faasd"))
     answer = host.get(ip)
     host.wait_for(lambda: len(host.logs("th")) == 2, 5, "both requests are in the log")
