@@ -88,7 +88,9 @@ class Container:
     def start(self) -> None:
         """Begin; what becomes of it is seen by `step`. OSError, RuntimeFailure when it cannot even begin."""
         self.bundle.mkdir()
-        config = make_config(self.function, self.limits, str(self._rootfs), str(self.socket_path), self._place.cgroups)
+        config = make_config(
+            self.id, self.function, self.limits, str(self._rootfs), str(self.socket_path), self._place.cgroups
+        )
         (self.bundle / "config.json").write_text(json.dumps(config))
         self._listener = self._listen()
         self._watch(self._listener.fileno(), self._accept)

@@ -67,6 +67,8 @@ class Dispatcher:
     def listen(self, name: str, ip: str) -> str:
         """Listen for a function. Empty text, or why it cannot be; then it is tried again every ten seconds."""
         with self._lock:
+            if self._stopped:
+                return "the daemon is stopping"
             if name in self._listeners:
                 return ""
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

@@ -59,6 +59,9 @@ def sweep(place: Place, registry: Registry, images: Images, loopback: Loopback) 
     for name in images.names():
         if name not in wanted:
             images.forget(name)
+    for path in settings.requests.iterdir():
+        if path.name not in wanted:
+            remove_path(path)
 
 
 def remove_container(place: Place, container: str) -> None:

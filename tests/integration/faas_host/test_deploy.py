@@ -36,15 +36,15 @@ class TestRedeploy:
 
     def test_running_request_ends_on_the_old_tree(self, host: Host, image: Image, layers: list[bytes]) -> None:
         host.start()
-        ip = host.function("th", image("slow", "2"))
-        with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(host.get, ip)
+        ip = host.function("th", image("one"))
+        with host.connect(ip) as client:  # its handler waits for the request
             host.wait_for(lambda: len(host.leftovers()["containers"]) == 1, 5, "it runs")
             more = docker_archive([*layers, layer({"more": b""})], Cmd=["python3", "/app/handler.py", "two"])
             assert host.function("th", more) == ip
             assert len(store(host)) == 2
             assert "Body: two" in host.get(ip).text
-            assert "Body: slow 2" in first.result().text
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"Body: one" in client.makefile("rb").read()
         host.wait_for(lambda: len(store(host)) == 1, 5, "the old tree is gone")
 
     def test_no_request_is_lost_meanwhile(self, host: Host, image: Image) -> None:
@@ -150,7 +150,7 @@ class TestRefused:
         for name in ("../escape", "a/b", ".hidden", "x" * 64, "1.2.3.4", "a-10.0.0.5-b", "white space", "é"):
             reply = host.api("POST", "/api/new", TINY, {"X-Image-Name": name.encode().decode("latin-1")})
             assert reply.status == 400, name
-        there = {".lock", ".scratch", "bundles", "images", "registry.json"}
+        there = {".lock", ".scratch", "bundles", "images", "registry.json", "requests"}
         assert set(host.listing("/var/lib/faasd")) == there
         assert host.api("GET", "/api/list").json == {}
 

@@ -30,7 +30,9 @@ CPU_PERIOD = 100_000  # µs
 OPEN_FILES = 1024
 
 
-def make_config(function: Function, limits: Limits, rootfs: str, socket: str, cgroups: Cgroups) -> dict[str, Any]:
+def make_config(
+    container: str, function: Function, limits: Limits, rootfs: str, socket: str, cgroups: Cgroups
+) -> dict[str, Any]:
     """config.json for one container. `rootfs` and `socket` are paths on the host."""
     uid, gid = function.user
     return {
@@ -52,7 +54,7 @@ def make_config(function: Function, limits: Limits, rootfs: str, socket: str, cg
         "hostname": function.name,
         "mounts": _mounts(socket, limits.tmp),
         "linux": {
-            "cgroupsPath": "",
+            "cgroupsPath": cgroups.path_of(container),
             "namespaces": [{"type": kind} for kind in NAMESPACES],
             "resources": _resources(limits, cgroups),
             "seccomp": profile(platform.machine()),
