@@ -98,10 +98,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         item.stash[FAILED] = True
         folder = artefacts.folder_of(item.config.rootpath, item.nodeid)
         for number, vm in enumerate(vms, start=1):
-            with contextlib.suppress(VMError):  # the test has closed it
-                name = f"vm{number} " if len(vms) > 1 else ""
-                for title, content in artefacts.collect(vm, folder / name.strip()).items():
-                    report.sections.append((f"{name}{title}", artefacts.section(content)))
+            name = f"vm{number} " if len(vms) > 1 else ""
+            for title, content in artefacts.collect(vm, folder / name.strip()).items():
+                report.sections.append((f"{name}{title}", artefacts.section(content)))
         report.sections.append(("VM", f"all of it is in {folder}"))
     return report  # type: ignore[no-any-return]
 
