@@ -172,6 +172,12 @@ class TestMemory:
         with pytest.raises(VMUnavailable, match="no memory for a VM of 9000 MiB: 10240 MiB are available"):
             memory.when_it_fits(9000, lambda: None)
 
+    def test_so_is_what_never_fits_beside_our_own(self, machine, monkeypatch):
+        machine += [(8000, 0)]
+        monkeypatch.setattr(memory, "live", lambda: [(Path("0"), {"memory": 8000, "pid": 0, "owner": os.getpid()})])
+        with pytest.raises(VMUnavailable, match="no memory for a VM of 1000 MiB"):
+            memory.when_it_fits(1000, lambda: None)
+
 
 class TestCommandLine:
     def test_no_network_unless_asked_for(self):
