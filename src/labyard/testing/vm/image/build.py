@@ -23,8 +23,11 @@ from labyard.testing.vm.image.manifest import MANIFEST, digest, guest_files, is_
 HERE = Path(__file__).parent
 PACKAGES = (
     *("bash", "busybox-static", "ca-certificates", "coreutils", "crun", "curl", "iproute2", "iputils-ping", "kmod"),
-    "libiscsi-bin",  # a client for the kernel's iSCSI target, which few hosts have
     *("lz4", "mount", "nftables", "procps", "python3", "runc", "util-linux", "xz-utils", "zstd"),
+    # The kernel's iSCSI target, which few hosts have: clients, and what the role iscsi_target installs.
+    *("libiscsi-bin", "qemu-block-extra", "qemu-system-common", "qemu-utils", "targetcli-fb"),
+    # For Ansible, and for units. Nothing starts systemd but a test that wants it.
+    *("python3-apt", "systemd"),
 )
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 # What the initramfs loads; ext4 is in Debian's kernels, or a module all the same.
