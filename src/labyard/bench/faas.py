@@ -199,7 +199,7 @@ def vmtests_s(bench: Bench) -> float:
     environment = {
         name: value for name, value in clean_environment(venv=True).items() if not name.startswith("LABYARD_FAAS_")
     }
-    workers = ["-n", str(SUITE_WORKERS)]
+    workers = ["-n", str(SUITE_WORKERS), "--dist", "worksteal"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, "-m", "vmtest", "--vm-require"]
     done = run([*command, str(SUITE)], folder=bench.checkout, environment=environment, timeout=SUITE_SECONDS)
     said = done.output.rstrip().splitlines()[-1]
