@@ -9,8 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from labyard.testing.faas.archives import docker_archive, layer
-
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])
