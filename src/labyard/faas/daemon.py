@@ -23,7 +23,7 @@ from labyard.faas.observer import Observer
 from labyard.faas.registry import Registry
 from labyard.faas.service import Service
 from labyard.faas.settings import Settings
-from labyard.faas.sweep import sweep
+from labyard.faas.sweep import remove_path, sweep
 
 TICK = 0.01  # s between two looks whether the last container is gone
 ENDING = 0.7  # s that killed containers have before the addresses go: 3 s in all with a drain of 2 s
@@ -110,6 +110,8 @@ def _stop(service: Service, signals: socket.socket) -> None:
     given_up = time.monotonic() + REMAINING
     while service.server.containers and time.monotonic() < given_up:
         time.sleep(TICK)
+    for path in service.settings.scratch.iterdir():
+        remove_path(path)  # of deploys that were under way
     service.lingering.close()
     service.place.cgroups.close()
     service.history.close()

@@ -11,8 +11,7 @@ import pytest
 
 from labyard.testing.faas import archives
 from labyard.testing.faas.archives import Member, docker_archive, layer, symlink, tar
-
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from labyard.testing.faas.archives import docker_archive
-
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 # What a limit may be passed by: 0.5 s of the contract, and what a busy test machine adds.

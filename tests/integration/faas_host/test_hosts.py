@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 # The kernel's hierarchies of version 1, as many as it has, in this host's mount namespace alone.

@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from labyard.testing.faas.archives import docker_archive, layer
-
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])
@@ -308,6 +307,30 @@ class TestKilled:
             host.start()
             host.settle(10)
         assert host.get(ip).status == 200
+
+    def test_killed_in_the_middle_of_a_deploy(self, host: Host) -> None:
+        """Its link leads to the new version already, and the registry does not."""
+        host.start()
+        host.function("th", TINY)
+        host.function("other", docker_archive([layer({"file": b"new"})]))
+        host.stop(signal.SIGKILL)
+        link = host.path("/var/lib/faasd/images/th/rootfs")
+        before = link.readlink()
+        link.unlink()
+        link.symlink_to(host.path("/var/lib/faasd/images/other/rootfs").readlink())
+        host.start()
+        assert link.readlink() == before
+        assert host.api("GET", "/api/observer").json == {"issues": []}
+
+    def test_stopped_in_the_middle_of_a_deploy(self, host: Host) -> None:
+        host.start()
+        with host.connect("127.0.0.1", 8080) as link:
+            link.sendall(b"POST /api/new HTTP/1.1\r\nX-Image-Name: th\r\nContent-Length: 1000\r\n\r\nabc")
+            host.path("/var/lib/faasd/.scratch/half-unpacked").mkdir()
+            assert host.stop() == 0
+        assert host.listing("/var/lib/faasd/.scratch") == []
+        host.start()
+        assert host.api("GET", "/api/list").json == {}
 
     @staticmethod
     def _try(host: Host, ip: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 from typing import Any
 
 from labyard.faas.adapters.cgroups import Cgroups
@@ -27,7 +28,8 @@ MASKED = [
 READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
 CPU_PERIOD = 100_000  # µs
-OPEN_FILES = 1024
+# The hard limit of this process is as far as it goes: not everywhere may one be raised.
+OPEN_FILES = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def make_config(

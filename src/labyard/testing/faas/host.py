@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .groups import Groups
+from labyard.testing.faas.groups import Groups
 
 CLONE_NEWNET = 0x40000000
 SETUP = """
@@ -57,7 +57,18 @@ class Host:
         self.groups = Groups()
         (folder / "lib").mkdir()
         self.log_path = folder / "faasd.log"
-        command = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", SETUP, "sh", folder / "lib"]
+        command = [
+            "unshare",
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            SETUP,
+            "sh",
+            str(folder / "lib"),
+        ]
         self.anchor = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.anchor.stdout is not None
         assert self.anchor.stdout.readline() == b"ready\n"
