@@ -110,6 +110,14 @@ def test_hardware_on_request(vm_factory):
     assert b"labyard.test=1" in vm.read_file("/proc/cmdline")
 
 
+def test_a_service_that_runs_already(vm_factory):
+    """From a snapshot that is taken in the middle of its work."""
+    counting = "i=0; while true; do echo $((i += 1)) > /root/count; sleep 0.1; done"
+    running = f"setsid bash -c '{counting}' >/dev/null 2>&1 & until [ -s /root/count ]; do sleep 0.1; done"
+    for vm in (vm_factory(warmup=[running]), vm_factory(warmup=[running])):
+        vm.run("before=$(cat /root/count); until [ $(cat /root/count) -gt $before ]; do sleep 0.1; done", timeout=30)
+
+
 def test_two_on_a_network_of_their_own(vm_factory):
     one, two = vm_factory(nics=["lan"]), vm_factory(nics=["lan"])
     for number, vm in enumerate((one, two), start=1):

@@ -193,10 +193,18 @@ def test_one_that_is_kept_can_be_reached_and_ends(project, temporary):
     # The next run's sweep leaves it alone.
     assert "1 passed" in project("def test_well(vm):\n    vm.run('true')\n").communicate(timeout=100)[0]
     assert vms(temporary) == [process]
-    command = [str(Path(sys.executable).with_name("labyard")), "vm", "shell", found.group(2)]
-    shell = subprocess.run(command, input="ip addr show lo\nexit\n", capture_output=True, text=True, timeout=60)
+
+    def labyard_vm(*words, **options):
+        command = [str(Path(sys.executable).with_name("labyard")), "vm", *words]
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, **options)
+
+    folder = found.group(2)
+    shell = labyard_vm("shell", folder, input="ip addr show lo\nexit\n")
     assert "10.9.9.9/32" in shell.stdout, shell.stderr
-    os.kill(process, signal.SIGKILL)
-    wait_for(lambda: not vms(temporary))
-    project("def test_well(vm):\n    vm.run('true')\n").communicate(timeout=100)
+    assert re.search(rf"^{re.escape(folder)}  process \d+, 2048 MiB, for \d+ min$", labyard_vm("list").stdout, re.M)
+    assert labyard_vm("stop", folder).returncode == 0
+    assert vms(temporary) == []
     assert left(temporary) == []
+    assert "no VM in" in labyard_vm("stop", folder).stderr
+    assert "no VM runs" in labyard_vm("list").stdout

@@ -115,7 +115,9 @@ def test_old_snapshots_go(tmp_path):
         disk.touch()
         disk.with_suffix(".json").touch()
         os.utime(disk, (number, number))
+    (tmp_path / "killed.part").touch()
     snapshot._prune(tmp_path, tmp_path / "0.qcow2")
+    assert not (tmp_path / "killed.part").exists()
     assert sorted(path.name for path in tmp_path.glob("*.qcow2")) == [
         "0.qcow2",
         "3.qcow2",

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,8 @@ class Qemu:
                     start_new_session=True,
                 )
             try:
-                folder.note(pid=self.process.pid, owner=os.getpid(), memory=hardware.memory, name=self.name)
+                facts = {"pid": self.process.pid, "memory": hardware.memory, "name": self.name}
+                folder.note(**facts, owner=os.getpid(), started=time.time())
                 connection = socket.socket(socket.AF_UNIX)
                 connection.connect(str(path / "agent.sock"))
             except BaseException:

@@ -144,6 +144,8 @@ def _make(disk: Path, notes: Path, image: Image, hardware: Hardware, content: Co
 
 
 def _prune(cache: Path, used: Path) -> None:
+    for part in cache.glob("*.part"):  # of a run that was killed: who holds the lock makes none at the moment
+        part.unlink()
     disks = sorted(cache.glob("*.qcow2"), key=lambda path: path.stat().st_mtime, reverse=True)
     for disk in disks[KEPT:]:
         if disk != used:
