@@ -13,6 +13,7 @@ from rich.console import Console
 from labyard import doctor as doctor_checks
 from labyard.client.commands import InventoryOption, JsonOption, console
 from labyard.evse.cli import app as evse
+from labyard.faas_cli.cli import app as faas
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab
 from labyard.netboot.cli import app as netboot
@@ -117,6 +118,7 @@ app.add_typer(netboot, name="netboot")
 app.add_typer(vms, name="vms")
 app.add_typer(vm, name="vm")
 app.add_typer(evse, name="evse")
+app.add_typer(faas, name="faas")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from labyard.faas.settings import Settings
 
 HANDOFF = b"SOCKET"
 FINISHING = 1.0  # s that the runtime's call has to end after the process that it started has connected
+REMOVING = 10.0  # s that its removal is tried
+AGAIN = 0.2
 REQUEST_SOCKETS = Path("/tmp")
 
 
@@ -88,7 +91,9 @@ class Container:
     def start(self) -> None:
         """Begin; what becomes of it is seen by `step`. OSError, RuntimeFailure when it cannot even begin."""
         self.bundle.mkdir()
-        config = make_config(self.function, self.limits, str(self._rootfs), str(self.socket_path), self._place.cgroups)
+        config = make_config(
+            self.id, self.function, self.limits, str(self._rootfs), str(self.socket_path), self._place.cgroups
+        )
         (self.bundle / "config.json").write_text(json.dumps(config))
         self._listener = self._listen()
         self._watch(self._listener.fileno(), self._accept)
@@ -173,7 +178,11 @@ class Container:
                 self.step(0.1)
 
     def close(self) -> None:
-        """Kill and remove all of it. Never raises: what cannot be removed is logged, and the observer finds it."""
+        """Kill and remove all of it. Never raises.
+
+        What cannot be removed, as where descriptors or processes are short, is tried again for a while; then it is
+        logged, and the observer finds it.
+        """
         calls = self._place.runtime.calls
         deadline = time.monotonic() + FINISHING
         while self.connected and self._callfd in self._on and time.monotonic() < deadline:
@@ -181,18 +190,31 @@ class Container:
         if self._call and self._call.returncode is None:
             calls.kill(self._call)
         self.kill()
-        try:
-            self._place.runtime.delete(self.id)
-        except RuntimeFailure as error:
-            log("request", f"{error}")
-        calls.let_go(self.pid)
         self._close_peer()
         self._close_listener()
         with self._waking:
             self._wake = -1
             for descriptor in list(self._on):
                 self._forget(descriptor)
-        shutil.rmtree(self.bundle, ignore_errors=True)
+        deadline = time.monotonic() + REMOVING
+        while (failure := self._remove()) and time.monotonic() < deadline:
+            time.sleep(AGAIN)
+        if failure:
+            log("request", f"{self.id} cannot be removed: {failure}")
+        if self.pid and not self.ended:
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)  # there was no descriptor to watch it by
+        calls.let_go(self.pid)
+
+    def _remove(self) -> str:
+        """Remove the container and its bundle. Empty text, or why it cannot be done."""
+        try:
+            self._place.runtime.delete(self.id)
+            if self.bundle.exists():
+                shutil.rmtree(self.bundle)
+        except (RuntimeFailure, OSError) as error:
+            return str(error)
+        return ""
 
     def _watch(self, descriptor: int, then: Callable[[], object]) -> None:
         self._on[descriptor] = then

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from labyard.testing.faas.archives import docker_archive
+from labyard.testing.faas.host import Host
 from labyard.testing.faas.stock import handler_layer, python_layer
-
-from .host import Host
 
 HANDLER = Path(__file__).parents[1] / "faas/fixtures/test-handler/handler.py"
 

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from labyard.testing.faas.archives import docker_archive, layer
-
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 

@@ -59,8 +59,12 @@ def test_file_and_pipe(tmp_path: Path) -> None:
                 return file.read(min(size, 1000) if size >= 0 else -1)
 
         extract_docker_image(Pipe(), str(tmp_path / "two"))  # type: ignore[arg-type]
+    (tmp_path / "image.tar.gz").write_bytes(gzip.compress(docker_archive(LAYERS)))
+    with gzip.open(tmp_path / "image.tar.gz") as opened:  # its descriptor has other bytes than it
+        extract_docker_image(opened, str(tmp_path / "three"))  # type: ignore[arg-type]
     assert (tmp_path / "one/a").exists()
     assert (tmp_path / "two/b").exists()
+    assert (tmp_path / "three/b").exists()
 
 
 def test_first_of_several_images(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def test_standard_library_only(path: Path) -> None:
 def test_command_imports_little() -> None:
     """Starting Python is most of a call's time in an emulated guest."""
     names = set(imported(ROOT / "src/labyard/faas/cli.py"))
+    # urllib.parse only where somebody gives a name that no function can have.
+    names.discard("urllib.parse")
     assert names <= {"__future__", "collections.abc", "json", "os", "socket", "stat", "sys", "typing"}
 
 
