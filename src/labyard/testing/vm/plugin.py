@@ -97,10 +97,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and vms and not item.stash.get(FAILED, False):
         item.stash[FAILED] = True
         folder = artefacts.folder_of(item.config.rootpath, item.nodeid)
-        for number, vm in enumerate(vms, start=1):
-            name = f"vm{number} " if len(vms) > 1 else ""
-            for title, content in artefacts.collect(vm, folder / name.strip()).items():
-                report.sections.append((f"{name}{title}", artefacts.section(content)))
+        # The test's time may be over meanwhile. That ends the collecting; unseen, it would end the whole run.
+        with contextlib.suppress(pytest.fail.Exception):
+            for number, vm in enumerate(vms, start=1):
+                name = f"vm{number} " if len(vms) > 1 else ""
+                for title, content in artefacts.collect(vm, folder / name.strip()).items():
+                    report.sections.append((f"{name}{title}", artefacts.section(content)))
         report.sections.append(("VM", f"all of it is in {folder}"))
     return report  # type: ignore[no-any-return]
 
