@@ -106,6 +106,10 @@ class Functions:
         rows = self.host.check("ip -oneline -4 address show dev lo label lo:faas").splitlines()
         return {row.split()[3].partition("/")[0] for row in rows}
 
+    def containers(self) -> set[str]:
+        """Those of all requests, and of handlers that wait."""
+        return set(self.host.check("ls /run/faasd/runc").split())
+
     def parked(self, name: str) -> set[str]:
         """The containers of a function's handlers that wait, which it shall have. Waits for them."""
         wait_for(f"parked handlers of {name}", lambda: self._pool(name)["parked"] == self._pool(name)["wanted"])

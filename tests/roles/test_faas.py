@@ -118,7 +118,7 @@ class TestRemoved:
         folders = ["/var/lib/faasd", "/run/faasd", "/opt/labyard", "/var/lib/labyard/faas"]
         assert_gone(host, "faas", *settings, *folders, "/usr/local/bin/faas")
         assert host.check("ip -4 address show dev lo label lo:faas") == ""
-        assert host.run("pgrep --list-full 'faasd|runc|python'").stdout == ""
+        assert host.run("pgrep --list-full --full '[f]aasd|[r]unc |[/]app/handler'").stdout == ""
         assert host.check("find /tmp -name 'faas-*.sock'") == ""
         for port in (host.value("faas_api_port"), host.value("faas_function_port")):
             assert not host.check(f"ss -H -lnt sport = :{port}")

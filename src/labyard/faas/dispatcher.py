@@ -120,6 +120,11 @@ class Dispatcher:
     def busy(self) -> bool:
         return bool(self._waiting)
 
+    def has_requests(self, name: str) -> bool:
+        """Is a call of this function at work, or waiting?"""
+        with self._lock:
+            return bool(self._at_work[name]) or any(call.function == name for call in self._waiting)
+
     def at_work(self, name: str) -> int:
         with self._lock:
             return self._at_work[name]

@@ -25,6 +25,8 @@ from labyard.faas.registry import Function, Registry
 from labyard.faas.serving import Order, Server
 from labyard.faas.stats import Stats
 
+TICK = 0.01  # s between two looks whether a function's requests have ended
+
 
 @dataclass(frozen=True)
 class Deployed:
@@ -141,11 +143,22 @@ class Service:
             self.registry.remove(name)
 
     def remove(self, name: str) -> None:
-        """Take a function away; requests that are under way end as they would. NotFound."""
+        """Take a function away. Requests that are under way have DRAIN_TIMEOUT: without its address none can end.
+
+        NotFound. OSError when the registry cannot be written: then all is as it was before.
+        """
         with self.lock(name):
+            function = self.get(name)
+            self.dispatcher.unlisten(name)
+            deadline = time.monotonic() + self.settings.drain_timeout
+            while self.dispatcher.has_requests(name) and time.monotonic() < deadline:
+                time.sleep(TICK)
             with self._change:
-                function = self.get(name)
-                self.registry.remove(name)
+                try:
+                    self.registry.remove(name)
+                except OSError:
+                    self.dispatcher.listen(name, function.ip)
+                    raise
                 self._withdraw(function)
                 self.images.forget(name)
             self.stats.forget(name)

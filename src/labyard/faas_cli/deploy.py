@@ -77,9 +77,8 @@ def _send(api: Client, name: str, archive: Archive, limits: dict[str, str]) -> D
         task = bars.add_task("upload", total=archive.about)
 
         def report(sent: int) -> None:
-            bars.update(task, completed=sent)
-            if archive.about is not None and sent >= archive.about:
-                bars.update(task, description="unpack", total=None)  # a bar that moves: nobody knows how long
+            over = archive.about is not None and sent >= archive.about
+            bars.update(task, completed=sent, description="unpack" if over else "upload")
 
         archive.report = report
         return api.deploy(name, archive, limits)

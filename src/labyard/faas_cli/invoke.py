@@ -85,7 +85,9 @@ def _tell(answer: Document, body: bytes, here: str, headers: bool) -> None:
         f"{answer['status']} {answer['reason']}", style="bold red" if answer["status"] >= 400 else "bold green"
     )
     first, last, connected = (milliseconds(answer[key]) for key in ("first", "last", "connected"))
-    screen.print(status.append(f"  {last}", "bold"), f"(connected {connected}, first byte {first}), from {here}")
+    screen.print(
+        status.append(f"  {last}", "bold"), f"(connected {connected}, first byte {first}), from {here}", highlight=False
+    )
     for key, value in answer["headers"] if headers else ():
         screen.print(Text(f"{key}: ", style="dim") + Text(value))
     if body and sys.stdout.isatty() and b"\0" in body:

@@ -79,6 +79,40 @@ class TestRedeploy:
         assert host.listing("/var/lib/faasd/images") == [".store"]
         assert host.api("DELETE", "/api/function/th").status == 404
 
+    def test_request_ends_before_its_function_goes(self, host: Host, image: Image) -> None:
+        host.start()
+        host.function("other", image())
+        ip = host.function("th", image())
+        host.settle()
+        with host.connect(ip) as client, ThreadPoolExecutor(1) as threads:
+            host.wait_for(lambda: host.api("GET", "/api/stats").json["at_work"] == 1, 5, "it is at work")
+            removal = threads.submit(host.api, "DELETE", "/api/function/th")
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"200 OK" in client.makefile("rb").read()
+            assert removal.result().status == 200
+        assert f"{ip}/32" not in host.addresses()
+
+    def test_request_that_does_not_end_holds_no_removal_up(self, host: Host, image: Image) -> None:
+        host.start(drain_timeout=0.2)
+        ip = host.function("th", image("slow", "60"), {"timeout": 3})
+        with host.connect(ip):
+            host.wait_for(lambda: host.api("GET", "/api/stats").json["at_work"] == 1, 5, "it is at work")
+            assert host.api("DELETE", "/api/function/th").status == 200
+            assert host.api("GET", "/api/list").json == {}
+        host.settle(10)
+        assert store(host) == []
+
+    def test_removal_that_cannot_be_written_changes_nothing(self, host: Host, image: Image) -> None:
+        host.path("/var/lib/small").mkdir()
+        host.run("mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", "/var/lib/small")
+        host.start(root="/var/lib/small")
+        ip = host.function("th", image())
+        host.run("sh", "-c", "dd if=/dev/zero of=/var/lib/small/filler bs=4k 2>/dev/null; true")
+        assert host.api("DELETE", "/api/function/th").status == 507
+        host.path("/var/lib/small/filler").unlink()
+        assert host.get(ip).status == 200
+        assert host.api("DELETE", "/api/function/th").status == 200
+
 
 class TestStore:
     def test_same_content_is_unpacked_once(self, host: Host, image: Image) -> None:

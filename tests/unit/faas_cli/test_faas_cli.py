@@ -230,6 +230,28 @@ def test_the_token(run: Run, daemon: Daemon, tmp_path: Path, monkeypatch: pytest
     assert "No such file" in run("--token-file", str(tmp_path / "none"), "list", expect=1).stderr
 
 
+def test_the_inventory_says_where_the_daemon_is(daemon: Daemon, image: Path, tmp_path: Path) -> None:
+    host = {
+        "ansible_connection": "local",
+        "lab_roles": ["faas"],
+        "faas_api_bind": ["127.0.0.1"],
+        "faas_api_port": int(daemon.url.rpartition(":")[2]),
+        "faas_token": TOKEN,
+        "faas_function_port": daemon.port,
+    }
+    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"one": host}}}))
+
+    def call(*words: str) -> Result:
+        result = CliRunner().invoke(app, ["faas", "--inventory", str(tmp_path / "hosts.yml"), *words])
+        assert result.exit_code == 0, result.output
+        return result
+
+    call("deploy", "hello", str(image))
+    # Sent by a program of its own on the host, which is this machine here.
+    answer = call("invoke", "hello", "/there", "-d", "text")
+    assert answer.stdout == "POST /there \ntext" and answer.stderr.rstrip().endswith("from one")
+
+
 def test_nothing_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def call(*words: str) -> str:
         result = CliRunner().invoke(app, ["faas", *words])

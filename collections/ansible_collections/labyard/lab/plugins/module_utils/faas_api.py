@@ -40,19 +40,18 @@ class FaasApi(ServiceApi):
         return ({"Authorization": f"Bearer {token}"} if token else {}) | self._about
 
     def function(self, name: str) -> dict[str, Any] | None:
-        """A function's record; None when there is none. In check mode also when nothing answers, with a warning: an
-        earlier task may start the daemon."""
+        """A function as it is registered; None when there is none. In check mode also when nothing answers, with a
+        warning: an earlier task may start the daemon."""
         try:
-            return dict(self.exchange("GET", f"/api/function/{quote(name, safe='')}"))
+            found = self.exchange("GET", "/api/list").get(name)
         except Refused as error:
-            if error.status == 404:
-                return None
             self.fail(str(error))
         except NoAnswer as error:
             if not self.module.check_mode:
                 self.fail(str(error))
             self.module.warn(f"{error}. Check mode takes it that an earlier task starts it")
-        return None
+            return None
+        return dict(found) if found else None
 
     def deploy(self, name: str, image: str, limits: dict[str, Any]) -> dict[str, Any]:
         """Upload an archive; the daemon's answer. It is read in pieces, whatever its size."""

@@ -84,13 +84,13 @@ def process_status(name: str) -> str:
 
 
 def cgroup_mounts() -> list[tuple[str, str, set[str]]]:
-    """Type, mount point and options (of the mount and of the superblock) of each mounted hierarchy."""
+    """Type, mount point and options (of the mount and of the superblock) of each hierarchy that can be reached."""
     found = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
         for line in mounts:
             before, _, after = line.partition(" - ")
             words, kind = before.split(), after.split()[0]
-            if kind in ("cgroup", "cgroup2"):
+            if kind in ("cgroup", "cgroup2") and os.path.exists(f"{words[4]}/cgroup.procs"):
                 found.append((kind, words[4], {*words[5].split(","), *after.split()[2].split(",")}))
     return found
 

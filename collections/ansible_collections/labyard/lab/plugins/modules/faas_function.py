@@ -83,14 +83,14 @@ EXAMPLES = r"""
 
 RETURN = r"""
 function:
-  description: The function, as the daemon has it.
+  description: The function, as the daemon has it registered, with its C(ip).
   type: dict
   returned: when it is there, and not in check mode for one that is new
 not_enforced:
   description: Limits that its host cannot enforce.
   type: list
   elements: str
-  returned: when it is there
+  returned: when it was deployed
 """
 
 import os
@@ -182,10 +182,12 @@ def main() -> None:
         "before_header": name,
         "after_header": name,
     }
+    result: dict[str, Any] = {}
     if changed and not module.check_mode:
-        api.deploy(name, module.params["image"], limits)
+        result["not_enforced"] = api.deploy(name, module.params["image"], limits).get("not_enforced", [])
         found = api.function(name)
-    result = {"function": found, "not_enforced": found["not_enforced"]} if found else {}
+    if found:
+        result["function"] = found
     module.exit_json(changed=changed, diff=diff, **result)
 
 
