@@ -19,7 +19,6 @@ import termios
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,9 +200,6 @@ class Container:
             time.sleep(AGAIN)
         if failure:
             log("request", f"{self.id} cannot be removed: {failure}")
-        if self.pid and not self.ended:
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)  # there was no descriptor to watch it by
         calls.let_go(self.pid)
 
     def _remove(self) -> str:

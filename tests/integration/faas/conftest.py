@@ -22,7 +22,7 @@ from helpers.faas_test_utils import (
     FaaSTestHelper,
     parse_ip_from_output,
 )
-from helpers.images import LAYERS_IN_VM, create_test_image, put_image, shared_layers
+from helpers.images import LAYERS_IN_VM, create_test_image, image_head, put_image, shared_layers
 from helpers.waiting import wait_for_condition
 
 from labyard.testing.faas.stock import handler_archive, handler_layer, small_python_layer
@@ -36,6 +36,9 @@ collect_ignore = ["test_handler.py"]
 DAEMON_LOG = "/root/faasd.log"
 HANDLER_NAME = "test-handler"
 HANDLER_TAR = "/root/test-handler.tar"
+BEHAVING_NAME = "behaving"
+BEHAVING_HEAD = "/root/behaving.tar.head"
+BEHAVING_COMMAND = ["python3", "/app/handler.py"]
 # Once before a snapshot, so that no test waits for the first start of a program. Then all is as it was before.
 WARMUP = f"""
 python3 /root/faasd.py >/dev/null & daemon=$!
@@ -46,25 +49,30 @@ python3 {CLIENTS_IN_VM} 10.0.0.10 1 1 / >/dev/null
 kill $daemon; wait $daemon
 rm -rf /var/lib/faasd /run/faasd
 """
-# The snapshot in which the daemon runs.
+# The snapshot in which the daemon runs. The first request of a tree takes much longer than others, since nothing
+# of it has run yet; so the one that all `behaving` share has been used, too.
 RUNNING = f"""
 chmod +x /root/faasd.py /root/faas
 setsid /root/faasd.py >{DAEMON_LOG} 2>&1 &
 until curl --silent --fail http://localhost:8080/health >/dev/null; do sleep 0.2; done
 cat {HANDLER_TAR} | /root/faas new {HANDLER_NAME}
-until curl --silent --fail http://10.0.0.10/ >/dev/null; do sleep 0.2; done
-python3 {CLIENTS_IN_VM} 10.0.0.10 1 1 / >/dev/null
+cat {BEHAVING_HEAD} {LAYERS_IN_VM} | /root/faas new {BEHAVING_NAME}
+for ip in 10.0.0.10 10.0.0.11; do
+  until curl --silent --fail http://$ip/ >/dev/null; do sleep 0.2; done
+  python3 {CLIENTS_IN_VM} $ip 1 1 / >/dev/null
+done
 until [ -z "$(ls /var/lib/faasd/bundles)" ]; do sleep 0.1; done
 """
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """A VM with the daemon and the stock handler, and its address."""
+    """A VM with the daemon and the stock handler, and its address; addresses of all functions there are, by name."""
 
     vm: Any
     helper: FaaSTestHelper
     ip: str
+    functions: Mapping[str, str]
 
 
 # ------------------------------------------------------------------------------------- what is tested
@@ -168,7 +176,12 @@ def vm_files(guest_files: dict[str, bytes]) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def vm_preload(guest_files: dict[str, bytes], small_layers: list[bytes]) -> Mapping[str, bytes]:
     """What is in the snapshot."""
-    return {**guest_files, LAYERS_IN_VM: shared_layers(small_layers), CLIENTS_IN_VM: CLIENTS.read_bytes()}
+    return {
+        **guest_files,
+        LAYERS_IN_VM: shared_layers(small_layers),
+        BEHAVING_HEAD: image_head(small_layers, Cmd=BEHAVING_COMMAND),
+        CLIENTS_IN_VM: CLIENTS.read_bytes(),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -207,7 +220,8 @@ def deployed(vm_factory: Callable[..., Any]) -> Deployed:
     vm = vm_factory(warmup=[RUNNING])
     vm.spawn(f"tail --lines=+1 --follow {DAEMON_LOG}")  # for the report, should the test fail
     helper = FaaSTestHelper(vm)
-    return Deployed(vm, helper, helper.read_registry()[HANDLER_NAME]["ip"])
+    functions = {name: entry["ip"] for name, entry in helper.read_registry().items()}
+    return Deployed(vm, helper, functions[HANDLER_NAME], functions)
 
 
 @pytest.fixture
@@ -218,7 +232,7 @@ def behaving(small_layers: list[bytes]) -> Callable[..., str]:
     """
 
     def deploy(vm: Any, name: str, *arguments: str, options: Sequence[str] = (), **inner: Any) -> str:
-        command = inner or {"Cmd": ["python3", "/app/handler.py", *arguments]}
+        command = inner or {"Cmd": [*BEHAVING_COMMAND, *arguments]}
         path = put_image(vm, f"/root/{name}.tar", small_layers, **command)
         return FaaSTestHelper(vm).deploy_handler(path, name, *options)
 

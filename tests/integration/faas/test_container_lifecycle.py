@@ -45,9 +45,8 @@ class TestContainerLifecycle:
         assert_ip_configured(vm, "10.0.0.10", should_exist=True)
         assert_rootfs_exists(vm, "test-handler")
         assert helper.get_handler_ip("test-handler") == "10.0.0.10"
-        assert helper.list_handlers() == [
-            {"name": "test-handler", "ip": "10.0.0.10", "command": "python3 /app/handler.py"}
-        ]
+        listed = {"name": "test-handler", "ip": "10.0.0.10", "command": "python3 /app/handler.py"}
+        assert listed in helper.list_handlers()
         assert "Request: GET /test HTTP/1.1" in helper.make_request("10.0.0.10", path="/test", timeout=5)
         assert helper.check_ip_has_label("10.0.0.10", "lo:faas")
         assert helper.read_registry()["test-handler"]["cmd"] == ["python3", "/app/handler.py"]
@@ -73,8 +72,8 @@ class TestContainerLifecycle:
         before = deployed.vm.run(facts).stdout
         assert_all_answered(deployed.helper.make_requests(deployed.ip, 5), 5)
         assert deployed.vm.run(facts).stdout == before
-        assert deployed.vm.run("ls /var/lib/faasd/images/*/ | grep --count rootfs").stdout == "1\n"
-        assert deployed.vm.run("ls /var/lib/faasd/images/.store | wc -l").stdout == "1\n"
+        assert deployed.vm.run("ls /var/lib/faasd/images/test-handler/ | grep --count rootfs").stdout == "1\n"
+        assert deployed.vm.run("ls /var/lib/faasd/images/.store | wc -l").stdout == f"{len(deployed.functions)}\n"
 
     def test_two_handlers(self, deployed, behaving):
         vm, helper = deployed.vm, deployed.helper
@@ -83,7 +82,7 @@ class TestContainerLifecycle:
         assert_handler_responds(vm, deployed.ip, HELLO)
         assert_handler_responds(vm, second, HELLO)
         assert {handler["name"]: handler["ip"] for handler in helper.list_handlers()} == {
-            "test-handler": deployed.ip,
+            **deployed.functions,
             "second": second,
         }
 

@@ -17,7 +17,8 @@ FILL = "dd if=/dev/zero of={}/filler bs=4k 2>/dev/null; true"
 
 
 def test_descriptors(host: Host, image: Image) -> None:
-    host.start(program=("prlimit", "--nofile=80:80", sys.executable, "-m", "labyard.faas"), total_concurrency=256)
+    program = ("prlimit", "--nofile=80:80", sys.executable, "-m", "labyard.faas")
+    host.start(program=program, total_concurrency=256, observer_interval=1)
     ip = host.function("th", image(), {"concurrency": 256})
     assert host.get(ip).status == 200
     host.settle()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(600)  # it installs, and boots a VM
 REPOSITORY = Path(__file__).parents[3]
 TEST = """
 def test_kernel_takes_an_address(vm):

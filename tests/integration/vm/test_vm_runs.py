@@ -17,7 +17,9 @@ import pytest
 
 from labyard.testing.vm import folders, memory
 
-pytestmark = pytest.mark.vmtest
+# Each runs pytest, some thrice, and each of those may boot a VM: a busy machine takes its time.
+pytestmark = [pytest.mark.vmtest, pytest.mark.timeout(600)]
+SECONDS = 200  # of one run
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_waits(vm):
 
 def test_a_failure_leaves_what_is_needed_to_understand_it(project, tmp_path, temporary):
     run = project(FAILING)
-    shown = run.communicate(timeout=100)[0]
+    shown = run.communicate(timeout=SECONDS)[0]
     assert run.returncode == 1
     assert "command ended with 4: echo to be seen >&2; exit 4" in shown
     folder = tmp_path / "artifacts/vm/test_it.py_test_fails"
@@ -123,7 +125,7 @@ def test_a_failure_leaves_what_is_needed_to_understand_it(project, tmp_path, tem
 
 
 def test_a_failure_after_the_end_of_the_vm_shows_what_was_done(project, tmp_path, temporary):
-    shown = project(FAILING_TEARDOWN).communicate(timeout=100)[0]
+    shown = project(FAILING_TEARDOWN).communicate(timeout=SECONDS)[0]
     assert "1 passed, 1 error" in shown
     folder = tmp_path / "artifacts/vm/test_it.py_test_passes"
     assert "$ echo from the command\n[code 0, " in (folder / "commands.txt").read_text()
@@ -153,7 +155,7 @@ def test_ctrl_c_leaves_nothing(project, temporary):
     wait_for(lambda: vms(temporary))
     time.sleep(1)  # into the test itself, or not: either must do
     run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
+    run.communicate(timeout=SECONDS)
     assert run.returncode == 2
     assert vms(temporary) == []
     assert left(temporary) == []
@@ -167,7 +169,7 @@ def test_kill_9_ends_the_vm_and_the_next_run_sweeps(project, temporary):
     wait_for(lambda: not vms(temporary))
     assert left(temporary) != []
     after = project("def test_well(vm):\n    vm.run('true')\n")
-    assert "1 passed" in after.communicate(timeout=100)[0]
+    assert "1 passed" in after.communicate(timeout=SECONDS)[0]
     assert left(temporary) == []
 
 
@@ -179,19 +181,19 @@ import pytest
 def test_it(vm, n):
     assert vm.run("echo $((6*7))").stdout == "42\\n"
 """
-    shown = project(tests, "-n", "2").communicate(timeout=100)[0]
+    shown = project(tests, "-n", "2").communicate(timeout=SECONDS)[0]
     assert "4 passed" in shown
     assert vms(temporary) == []
     assert left(temporary) == []
 
 
 def test_one_that_is_kept_can_be_reached_and_ends(project, temporary):
-    shown = project(FAILING, "--vm-keep=failed").communicate(timeout=100)[0]
+    shown = project(FAILING, "--vm-keep=failed").communicate(timeout=SECONDS)[0]
     found = re.search(r"test_it.py::test_fails: (labyard vm shell (\S+))", shown)
     assert found, shown
     (process,) = vms(temporary)
     # The next run's sweep leaves it alone.
-    assert "1 passed" in project("def test_well(vm):\n    vm.run('true')\n").communicate(timeout=100)[0]
+    assert "1 passed" in project("def test_well(vm):\n    vm.run('true')\n").communicate(timeout=SECONDS)[0]
     assert vms(temporary) == [process]
 
     def labyard_vm(*words, **options):

@@ -16,6 +16,7 @@ from labyard.faas import log as log_module
 from labyard.faas.adapters import cgroups
 from labyard.faas.adapters.runtime import last_line
 from labyard.faas.adapters.seccomp import profile
+from labyard.faas.children import Calls
 from labyard.faas.errors import BadRequest, FaasError
 from labyard.faas.history import FILE, MOST, OLDER, PENDING, History
 from labyard.faas.log import log
@@ -320,6 +321,20 @@ class TestCgroups:
         (tmp_path / "c/memory.events").write_text("low 0\noom 1\noom_kill 1\n")
         assert cgroups.Cgroups(2, {"": tmp_path, "memory": tmp_path}).oom_kills("c") == 1
         assert cgroups.Cgroups(1, {}).oom_kills("c") == 0
+
+
+def test_strays_are_waited_for_the_second_time_they_are_seen() -> None:
+    calls = Calls("runc")
+    stray, adopted = (os.posix_spawn("/bin/true", ["true"], {}) for _ in range(2))
+    calls.adopt(adopted)
+    for pid in (stray, adopted):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    calls.reap_strays()
+    os.waitid(os.P_PID, stray, os.WEXITED | os.WNOWAIT)
+    calls.reap_strays()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(stray, 0)
+    assert os.waitpid(adopted, 0) == (adopted, 0)
 
 
 def test_seccomp_profile_lists_no_call_that_manages_the_machine() -> None:

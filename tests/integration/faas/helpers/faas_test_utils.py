@@ -72,13 +72,6 @@ class FaaSTestHelper:
         assert done.returncode == 0, f"GET {url}: {done.stderr.strip()}"
         return str(done.stdout)
 
-    def get_status(self, ip: str, path: str = "/", timeout: float = 5) -> int:
-        """The status of the answer; 0 when the connection ends without one."""
-        seconds = timeout * time_scale(self.vm)
-        url = shlex.quote(f"http://{ip}{path}")
-        ask = f"curl --silent --output /dev/null --write-out '%{{http_code}}' --max-time {seconds:g} {url}"
-        return int(self.vm.run(ask, check=False).stdout)
-
     def make_requests(self, ips: str | Sequence[str], count: int, at_once: int = 1, path: str = "/") -> list[Answer]:
         """Many requests to one or several addresses in turn, `at_once` at a time, from one program in the machine."""
         self.vm.write_file(CLIENTS_IN_VM, CLIENTS.read_bytes())

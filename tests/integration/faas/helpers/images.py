@@ -54,16 +54,18 @@ def put_image(vm: Any, path: str, layers: Sequence[bytes], **inner: Any) -> str:
 
     Only the configuration is sent, a few hundred bytes. Returns `path`.
     """
-    names = [f"layer{number}.tar" for number in range(len(layers))]
-    manifest = [{"Config": "config.json", "RepoTags": ["test:latest"], "Layers": names}]
-    head = {"config.json": archives.config(layers, **inner), "manifest.json": json.dumps(manifest).encode()}
-    vm.write_file(f"{path}.head", _without_end(archives.tar(head)))
+    vm.write_file(f"{path}.head", image_head(layers, **inner))
     vm.run(f"cat {path}.head {LAYERS_IN_VM} > {path}")
     return path
 
 
-def _without_end(archive: bytes) -> bytes:
-    """A tar archive without the empty blocks that say that nothing follows."""
+def image_head(layers: Sequence[bytes], **inner: Any) -> bytes:
+    """What makes an archive when `shared_layers` follows it."""
+    names = [f"layer{number}.tar" for number in range(len(layers))]
+    manifest = [{"Config": "config.json", "RepoTags": ["test:latest"], "Layers": names}]
+    head = {"config.json": archives.config(layers, **inner), "manifest.json": json.dumps(manifest).encode()}
+    archive = archives.tar(head)
+    # Without the empty blocks that say that nothing follows.
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         last = tar.getmembers()[-1]
     return archive[: last.offset_data + -(-last.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE]
