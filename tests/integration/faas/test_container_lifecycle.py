@@ -132,6 +132,6 @@ class TestFailingHandlers:
 
 @pytest.mark.slow
 def test_rapid_requests(deployed):
-    """Twenty as quickly as they come, more than may run at once."""
-    assert_all_answered(deployed.helper.make_requests(deployed.ip, 20, at_once=20), 20)
+    """Twenty as quickly as they come, ten at a time."""
+    assert_all_answered(deployed.helper.make_requests(deployed.ip, 20, at_once=10), 20)
     assert_bundles_cleaned_up(deployed.vm, timeout=3)

@@ -63,10 +63,10 @@ class TestHandlersThatDoNot:
 
 class TestEarlyClose:
     def test_handler_closes_and_goes_on(self, deployed, behaving):
-        """The answer ends when the handler closes; its container lives on until its time is over."""
+        """The answer is complete, though its container lives on until its time is over."""
         ip = behaving(deployed.vm, "goes-on", "goes-on", options=("--timeout", "10"))
-        [answer] = deployed.helper.make_requests(ip, 1)
-        assert (answer.status, answer.body) == (200, "reply")
+        # By its length: this handler, like most, has a second copy of the descriptor, which ends with it.
+        assert deployed.helper.make_request(ip) == "reply"
         assert deployed.helper.count_bundles() == 1
         assert_bundles_cleaned_up(deployed.vm, timeout=13)
         assert deployed.helper.get_process_count("/app/handler.py") == 0
