@@ -128,9 +128,14 @@ class Container:
                 then()
 
     @property
+    def waited_for(self) -> bool:
+        """No handler has connected, and one still may."""
+        return self.peer is None and not self.ended
+
+    @property
     def starting(self) -> bool:
         """The runtime is at it still, and no handler has connected."""
-        return self._callfd in self._on and self.peer is None
+        return self._callfd in self._on and self.waited_for
 
     def hand_over(self, connection: socket.socket) -> None:
         """Give the client's connection to the handler. OSError when it is not there any more.
@@ -298,6 +303,7 @@ class Container:
         """The runtime's call has ended: the process runs, or it never will."""
         assert self._call is not None
         self._forget(self._callfd)
+        self._callfd = -1  # the number is free, and may be that of the next descriptor
         if self._place.runtime.calls.ended(self._call) != 0:
             self._drain()
             self.start_error = last_line(self.output.text())
