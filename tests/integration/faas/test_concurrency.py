@@ -40,7 +40,7 @@ STALLED = (
 class TestManyRequests:
     def test_ten_at_once(self, deployed):
         assert_all_answered(deployed.helper.make_requests(deployed.ip, 12, at_once=12), 12)
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
 
     def test_three_handlers_three_times_each(self, deployed, behaving):
         addresses = [deployed.ip, *(behaving(deployed.vm, f"handler-{number}") for number in range(2))]
@@ -50,7 +50,7 @@ class TestManyRequests:
 
     def test_a_hundred_one_after_another(self, deployed):
         assert_all_answered(deployed.helper.make_requests(deployed.ip, 100), 100)
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ class TestGreedyHandlers:
         assert found[ip].status == 502
         assert "out of memory" in found[ip].body
         assert found[deployed.ip].status == 200
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
 
     def test_fork_bomb(self, deployed, behaving):
         ip = behaving(deployed.vm, "bomb", "fork", options=("--pids", "20"))
@@ -90,7 +90,7 @@ class TestGreedyHandlers:
         children = re.fullmatch(r"(\d+) Resource temporarily unavailable", body)
         assert children, body
         assert int(children[1]) < 20
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
         assert deployed.helper.get_process_count("/app/handler.py") == 0
         assert_handler_responds(deployed.vm, deployed.ip, "Hello from FaaS handler")
 
@@ -138,7 +138,7 @@ def test_killed_and_started_again(vm, faasd_daemon, behaving):
     process.wait(timeout=10 * vm.time_scale)
     faasd_daemon(vm)
     assert client.wait(timeout=10 * vm.time_scale) != 0
-    assert_bundles_cleaned_up(vm, timeout=3)
+    assert_bundles_cleaned_up(vm, timeout=3 * vm.time_scale)
     assert helper.get_process_count("/app/handler.py") == 0
     assert {handler["name"]: handler["ip"] for handler in helper.list_handlers()} == {"quick": quick, "slow": slow}
     assert_ip_configured(vm, slow)

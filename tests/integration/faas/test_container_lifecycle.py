@@ -50,7 +50,7 @@ class TestContainerLifecycle:
         assert "Request: GET /test HTTP/1.1" in helper.make_request("10.0.0.10", path="/test", timeout=5)
         assert helper.check_ip_has_label("10.0.0.10", "lo:faas")
         assert helper.read_registry()["test-handler"]["cmd"] == ["python3", "/app/handler.py"]
-        assert_bundles_cleaned_up(vm, timeout=5)
+        assert_bundles_cleaned_up(vm, timeout=5 * vm.time_scale)
         # And what is not there is not found.
         assert_ip_configured(vm, "10.0.0.1", should_exist=False)
         assert not helper.check_ip_has_label("10.0.0.10", "lo")
@@ -89,7 +89,7 @@ class TestContainerLifecycle:
     def test_bundles_go_and_the_rootfs_stays(self, deployed):
         vm, helper = deployed.vm, deployed.helper
         assert_all_answered(helper.make_requests(deployed.ip, 3, at_once=3), 3)
-        assert_bundles_cleaned_up(vm, timeout=3)
+        assert_bundles_cleaned_up(vm, timeout=3 * vm.time_scale)
         assert_rootfs_exists(vm, "test-handler")
         assert vm.run("ls /tmp/faas-*.sock", check=False).returncode != 0
         assert vm.run("ls /run/faasd/runc").stdout == ""
@@ -104,7 +104,7 @@ class TestFailingHandlers:
         [answer] = deployed.helper.make_requests(ip, 1)
         assert answer.status == 502
         assert "handler exited with code 1 before it connected" in answer.body
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
         assert "something is wrong" in deployed.vm.run("/root/faas logs exits").stdout
 
     def test_program_is_not_in_the_image(self, deployed, behaving):
@@ -112,7 +112,7 @@ class TestFailingHandlers:
         [answer] = deployed.helper.make_requests(ip, 1)
         assert answer.status == 502
         assert "/no/such/program" in answer.body
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
 
     def test_handler_floods_stderr(self, deployed, behaving):
         """A megabyte that nobody reads would stop it: it is read, and the end of it kept."""
@@ -120,18 +120,18 @@ class TestFailingHandlers:
         failing = behaving(deployed.vm, "flood-and-exit", "flood-and-exit", "1")
         answers = deployed.helper.make_requests([answering, failing], 2)
         assert {answer.address: answer.status for answer in answers} == {answering: 200, failing: 502}
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
         assert "the end" in deployed.vm.run("/root/faas logs flood-and-exit").stdout
 
     def test_a_failure_hurts_only_its_own_request(self, deployed, behaving):
         failing = behaving(deployed.vm, "exits", "exit-early", "1")
         answers = deployed.helper.make_requests([failing, deployed.ip], 6, at_once=3)
         assert sorted(answer.status for answer in answers) == [200, 200, 200, 502, 502, 502]
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
 
 
 @pytest.mark.slow
 def test_rapid_requests(deployed):
     """Twenty as quickly as they come, ten at a time."""
     assert_all_answered(deployed.helper.make_requests(deployed.ip, 20, at_once=10), 20)
-    assert_bundles_cleaned_up(deployed.vm, timeout=3)
+    assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)

@@ -30,12 +30,12 @@ class TestHandoff:
 
     def test_ten_one_after_another(self, deployed):
         assert_all_answered(deployed.helper.make_requests(deployed.ip, 10), 10)
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
 
     def test_five_at_once(self, deployed):
         answers = deployed.helper.make_requests(deployed.ip, 5, at_once=5, path="/at/once")
         assert_all_answered(answers, 5, "Request: GET /at/once HTTP/1.1")
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
 
 
 class TestHandlersThatDoNot:
@@ -45,8 +45,8 @@ class TestHandlersThatDoNot:
         [answer] = deployed.helper.make_requests(ip, 1)
         assert answer.status == 504
         assert "handler did not connect within 5 s" in answer.body
-        assert 5 <= answer.seconds <= 5 + 0.5 * deployed.vm.time_scale
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert 5 <= answer.seconds <= 5 + 2 * deployed.vm.time_scale
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
         assert deployed.helper.get_process_count("/app/handler.py") == 0
 
     @pytest.mark.slow
@@ -56,8 +56,8 @@ class TestHandlersThatDoNot:
         [answer] = deployed.helper.make_requests(ip, 1)
         assert answer.status == 504
         assert "handler exceeded 30 s" in answer.body
-        assert 30 <= answer.seconds <= 31 + 0.5 * deployed.vm.time_scale
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert 30 <= answer.seconds <= 31 + 2 * deployed.vm.time_scale
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
         assert deployed.helper.get_process_count("/app/handler.py") == 0
 
 
@@ -68,7 +68,7 @@ class TestEarlyClose:
         # By its length: this handler, like most, has a second copy of the descriptor, which ends with it.
         assert deployed.helper.make_request(ip) == "reply"
         assert deployed.helper.count_bundles() == 1
-        assert_bundles_cleaned_up(deployed.vm, timeout=13)
+        assert_bundles_cleaned_up(deployed.vm, timeout=13 * deployed.vm.time_scale)
         assert deployed.helper.get_process_count("/app/handler.py") == 0
 
     def test_client_hangs_up(self, deployed):
@@ -78,7 +78,7 @@ class TestEarlyClose:
             5 * deployed.vm.time_scale,
             error_msg="the container of a client that is gone is still there",
         )
-        assert_bundles_cleaned_up(deployed.vm, timeout=3)
+        assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
         assert_all_answered(deployed.helper.make_requests(deployed.ip, 1), 1)
 
 
@@ -87,7 +87,7 @@ def test_nothing_leaks_over_fifty_requests(deployed):
     helper = deployed.helper
     before = helper.count_daemon_resources()
     assert_all_answered(helper.make_requests(deployed.ip, 50, at_once=5), 50)
-    assert_bundles_cleaned_up(deployed.vm, timeout=3)
+    assert_bundles_cleaned_up(deployed.vm, timeout=3 * deployed.vm.time_scale)
     wait_for_condition(
         lambda: helper.count_daemon_resources() == before,
         5 * deployed.vm.time_scale,
