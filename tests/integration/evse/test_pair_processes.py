@@ -150,15 +150,20 @@ def test_no_engine_is_told(pairs_with: PairsWith, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def image() -> str:
-    """The emulator's image of this machine: what the environment names, the public one, or ours."""
+    """The emulator's image: what the environment names, which must be there; else the public one or ours."""
+    named = os.environ.get("LABYARD_EVSE_EMULATOR_IMAGE")
     try:
         engine = docker.from_env()
-        for name in (os.environ.get("LABYARD_EVSE_EMULATOR_IMAGE"), IMAGE, "labyard/evse-emulator:latest"):
+        if named:
+            engine.images.get(named)
+            return named
+        for name in (IMAGE, "labyard/evse-emulator:latest"):
             with suppress(docker.errors.ImageNotFound):
-                if name:
-                    engine.images.get(name)
-                    return name
+                engine.images.get(name)
+                return name
     except docker.errors.DockerException as problem:
+        if named:
+            raise
         pytest.skip(f"no Docker: {problem}")
     pytest.skip("no image of the emulator is loaded: make evse-emulator-image")
 
