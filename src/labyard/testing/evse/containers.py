@@ -54,7 +54,7 @@ class Containers:
             with contextlib.suppress(_errors().NotFound):
                 container.stop(timeout=GRACE)
                 container.remove(force=True)
-        for network in self._engine.networks.list(names=[NETWORK]):
+        for network in self._engine.networks.list(filters={"label": "labyard=evse-emulator"}):
             with contextlib.suppress(_errors().APIError):  # other pairs are in it
                 network.remove()
         return bool(found)
