@@ -151,19 +151,16 @@ def test_no_engine_is_told(pairs_with: PairsWith, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def image() -> str:
     """The emulator's image: what the environment names, which must be there; else the public one or ours."""
-    named = os.environ.get("LABYARD_EVSE_EMULATOR_IMAGE")
+    if named := os.environ.get("LABYARD_EVSE_EMULATOR_IMAGE"):
+        docker.from_env().images.get(named)
+        return named
     try:
         engine = docker.from_env()
-        if named:
-            engine.images.get(named)
-            return named
         for name in (IMAGE, "labyard/evse-emulator:latest"):
             with suppress(docker.errors.ImageNotFound):
                 engine.images.get(name)
                 return name
     except docker.errors.DockerException as problem:
-        if named:
-            raise
         pytest.skip(f"no Docker: {problem}")
     pytest.skip("no image of the emulator is loaded: make evse-emulator-image")
 

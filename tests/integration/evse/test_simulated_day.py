@@ -1,4 +1,4 @@
-"""The simulator's day, whole: minutes of work that a unit test should not take."""
+"""The simulator's day, whole: seconds of work on end, too long for a unit test."""
 
 from __future__ import annotations
 
