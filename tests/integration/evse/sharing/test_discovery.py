@@ -34,9 +34,8 @@ def trigger(gateways: list[Gateway]) -> None:
 def test_each_lists_exactly_the_others(gateways: Gateways, count: int) -> None:
     found = gateways(count)
     trigger(found)
-    time.sleep(SECONDS)
     for gateway in found:
-        assert online(gateway) == others(gateway, found)
+        wait_until(lambda gateway=gateway: online(gateway) == others(gateway, found), "the others, and only they")
         assert not any(peer["joined"] for peer in gateway.peers)
     first, second = found[0], found[1]
     config = second.http.get("/config").json()
