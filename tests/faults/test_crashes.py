@@ -80,9 +80,15 @@ def test_a_former_interface_takes_no_address(second_lab: Inventory) -> None:
         run("ip", "link", "add", FORMER, "type", "veth", "peer", "name", "eth1", "address", mac, "netns", FORMER)
         run("ip", "link", "set", FORMER, "master", "ly-78-segment", "up")
         run("ip", "-netns", FORMER, "link", "set", "eth1", "up")
-        time.sleep(3)  # until it has its address: there is no event for that
+        show = ("ip", "-netns", FORMER, "-6", "-oneline", "address", "show", "dev", "eth1", "scope", "link")
+        deadline = time.monotonic() + 20
+        while not (shown := run(*show)) or "tentative" in shown:
+            assert time.monotonic() < deadline, f"the former interface has no address: {shown}"
+            time.sleep(0.2)
         done = second_lab.run("playbooks/provision.yml")
         assert done.returncode == 0, done.stdout[-3000:]
+        mended = re.search(r"^TASK \[lab_host : Give the host the link-local[^\n]*\n+(.*)", done.stdout, re.MULTILINE)
+        assert mended and mended[1].startswith("changed: [probe1"), mended and mended[1]
         addresses = run("docker", "exec", name, "ip", "-6", "address", "show", "dev", "eth1", "scope", "link")
         assert "fe80::" in addresses and "tentative" not in addresses
     finally:
