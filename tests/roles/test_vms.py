@@ -31,6 +31,9 @@ def api(host: LabHost, public: Api) -> Api:
 @pytest.fixture
 def vm(api: Api) -> Iterator[str]:
     """The id of a machine that is off. It has no system: what is promised here needs none."""
+    for left in api.good("GET", "/vms"):  # by a run that was killed, of these tests or of the flows
+        if left["id"].startswith(("check-", "flow-")):
+            api.good("DELETE", f"/vms/{left['id']}")
     name = f"check-{secrets.token_hex(4)}"
     api.good("POST", "/templates", name=name, cpu_count=1, ram_amount=64)
     try:
@@ -134,11 +137,9 @@ class TestApplied:
         assert qemu(host, running["id"]) == before != ""
         assert api.good("GET", f"/vms/{running['id']}") == running
 
-    def test_observer_finds_nothing_about_it(self, api: Api, running: dict[str, Any]) -> None:
-        """Others' machines may have ended with their host, which it then tells."""
+    def test_observer_finds_nothing(self, api: Api, running: dict[str, Any]) -> None:
         seen = api.good("POST", "/observer/check")
-        assert (seen["status"], seen["error"]) == ("ok", None)
-        assert running["id"] not in {issue["resource_id"] for issue in seen["issues"]}
+        assert (seen["status"], seen["issues"], seen["error"]) == ("ok", [], None)
 
 
 class TestRemoved:
