@@ -260,12 +260,7 @@ def test_events_are_followed_until_control_c(live: Any, ready: None) -> None:
     environment = os.environ | {"LABYARD_NETBOOT_URL": live.url, "LABYARD_NETBOOT_PASSWORD": live.password}
     command = [sys.executable, "-m", "labyard.cli", "netboot", "events", "ws 1", "--follow", "--json"]
 
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as following:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as following:
         try:
             assert following.stdout is not None
             assert json.loads(following.stdout.readline())["type"] == "dhcp_request"
