@@ -54,10 +54,10 @@ class Server:
         self._wait()
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """The address of a database of its own, gone afterwards."""
+    def database(self, template: str = "template0") -> Iterator[str]:
+        """The address of a database of its own, gone afterwards: a copy of `template`, which nobody may use now."""
         name = f"test_{secrets.token_hex(4)}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield f"postgresql://labyard@/{name}?host={self._folder / 'socket'}"
         self._execute(f"DROP DATABASE {name} WITH (FORCE)")
 

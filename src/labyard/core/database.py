@@ -68,7 +68,9 @@ class Database:
         sqlite = address.get_backend_name() == "sqlite"
         if not sqlite:
             address = address.set(drivername="postgresql+psycopg")
-        self.engine: Engine = create_engine(address, hide_parameters=True, **(SQLITE if sqlite else POSTGRESQL) | options)
+        self.engine: Engine = create_engine(
+            address, hide_parameters=True, **(SQLITE if sqlite else POSTGRESQL) | options
+        )
         if sqlite:
             _tune_sqlite(self.engine, busy_timeout)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False, autoflush=True)

@@ -87,6 +87,9 @@ def describe(settings_class: type[Served]) -> str:
 
 
 def _variable(settings_class: type[Served], name: str) -> str:
+    field = settings_class.model_fields.get(name)
+    if field and isinstance(field.validation_alias, str):
+        return field.validation_alias
     return f"{settings_class.model_config.get('env_prefix', '')}{name}".upper()
 
 

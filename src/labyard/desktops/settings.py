@@ -18,7 +18,9 @@ QUANTUM = Decimal(1) / 64  # USDT
 class Settings(Served):
     """Paths are absolute; times seconds unless the name says otherwise; rates requests a minute."""
 
-    model_config = SettingsConfigDict(env_prefix="DESKTOPS_", extra="ignore", env_ignore_empty=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DESKTOPS_", extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
     bind_fields: ClassVar[tuple[str, str]] = ("bind_host", "bind_port")
 
     env: str = Field(

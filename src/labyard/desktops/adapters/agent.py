@@ -203,3 +203,13 @@ class Agents(Protocol):
 
     def hosts(self, node_id: str) -> bool:
         """Whether the node has an agent at all, reachable or not."""
+
+
+class NoAgents:
+    """A service without agents: its nodes are declared only, and host nothing."""
+
+    def of(self, node_id: str) -> AgentClient:
+        raise AgentUnreachable(f"The node {node_id} has no agent")
+
+    def hosts(self, node_id: str) -> bool:
+        return False

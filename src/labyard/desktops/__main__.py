@@ -1,0 +1,7 @@
+"""`python -m labyard.desktops`: the service, with its settings from DESKTOPS_* variables (--help lists them)."""
+
+from labyard.core.serve import serve
+from labyard.desktops.app import build
+from labyard.desktops.settings import Settings
+
+serve(Settings, build)
