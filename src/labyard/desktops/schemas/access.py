@@ -1,4 +1,4 @@
-"""Requests and answers of the routes that are not of sessions, RDP servers, nodes or PoOT."""
+"""Requests and answers of /auth, /users and /audit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from labyard.desktops.api.fields import Answer, Body, Line, Moment
+from labyard.desktops.fields import Answer, Body, Line, Moment
 from labyard.desktops.roles import GIVEN
 
 
