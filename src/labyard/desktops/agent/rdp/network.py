@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 from labyard.core.adapter import AdapterError
 from labyard.desktops.agent.rdp.run import run
@@ -75,14 +76,15 @@ class Network:
             flushes = [f"flush chain inet {self._table} {way}_{port}" for way in ("in", "out")]
             self._apply(*jumps, *flushes, *chains)
 
-    def _rules(self) -> list[dict[str, list[dict[str, dict[str, str]]]]]:
+    def _rules(self) -> list[dict[str, Any]]:
         try:
             listed = run("nft", "-j", "list", "table", "inet", self._table)
         except AdapterError as error:
             if "No such file or directory" in str(error):
                 return []
             raise
-        return [item["rule"] for item in json.loads(listed)["nftables"] if "rule" in item]
+        items: list[dict[str, Any]] = json.loads(listed)["nftables"]
+        return [item["rule"] for item in items if "rule" in item]
 
     def _apply(self, *commands: str) -> None:
         run("nft", "-f", "-", given="\n".join(commands) + "\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labyard.desktops.adapters.agent import ServerSpec
+from labyard.desktops.agent.rdp import config
 
 _ID = re.compile(r"rdp-([0-9a-f]{16})")
 
@@ -32,6 +33,8 @@ class Made:
     disk_limit: int  # MiB
     network_bandwidth: int  # Mbps
     use_tls: bool
+    resolution: str
+    depth: int
     certificate_sha256: str | None = None
     desktop_effective: str | None = None
     display: int | None = None
@@ -46,6 +49,8 @@ class Made:
             disk_limit=spec.disk_limit,
             network_bandwidth=spec.network_bandwidth,
             use_tls=bool(spec.configuration.get("use_tls", True)),
+            resolution=str(spec.configuration.get("resolution", "1920x1080")),
+            depth=config.depth(spec.configuration),
         )
 
     def stopped(self) -> Made:

@@ -22,7 +22,5 @@ def run(*arguments: str, given: str | None = None, timeout: float = TIMEOUT) -> 
         raise AdapterError(f"{name} gave no answer within {timeout:g} s") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise AdapterError(
-            f"{name} {arguments[1] if len(arguments) > 1 else ''} failed: {said[-1] if said else done.returncode}"
-        )
+        raise AdapterError(f"{' '.join(arguments[:2])} failed: {said[-1] if said else done.returncode}")
     return done.stdout

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,7 +136,7 @@ class Servers:
     def list(self) -> tuple[str, ...]:
         """Whatever has a folder, an account or a unit."""
         found = set(places(self._settings.servers_dir)) | self._accounts.names()
-        return tuple(sorted(found | {f"rdp-{key}" for key in self._units.keys()}))
+        return tuple(sorted(found | {f"rdp-{key}" for key in self._units.known()}))
 
     def usage(self, server_id: str) -> Usage:
         self._known(server_id)
@@ -167,7 +168,7 @@ class Servers:
                 "login": {"attempted": False, "succeeded": False, "reason": str(error)},
             }
         genuine = found.certificate_sha256 in (None, made.certificate_sha256)
-        login = self._login(place, username, password)
+        login = self._login(place, made, username, password)
         return {
             "connection_available": genuine,
             "port_open": True,
@@ -191,7 +192,7 @@ class Servers:
         return tuple(
             f"{link.raddr.ip}:{link.raddr.port}"
             for link in psutil.net_connections("tcp")
-            if link.status == psutil.CONN_ESTABLISHED and link.laddr.port == made.port
+            if link.laddr and link.raddr and link.status == psutil.CONN_ESTABLISHED and link.laddr.port == made.port
         )
 
     # Making
@@ -274,9 +275,9 @@ class Servers:
             if self._listens(port):
                 raise AdapterError(f"port {port} is taken by another program")
             self._units.start(place.hex, service)
-            self._wait(until, f"{service} to listen on port {port}", lambda port=port: self._listens(port), place)
+            self._wait(until, f"{service} to listen on port {port}", partial(self._listens, port), place)
         reasons |= self._units.enforced(place.hex, limits)
-        answer = self._ask(place, spec.account, spec.password)
+        answer = self._ask(place, made, spec.account, spec.password)
         if answer.display is None:
             raise AdapterError(f"sesman opens no desktop: {answer.reason}")
         process = config.DESKTOPS[made.desktop_effective or config.FALLBACK].process
@@ -361,21 +362,19 @@ class Servers:
             enforcement=(made.enforcement if made else None) or {},
         )
 
-    def _login(self, place: Place, username: str | None, password: str | None) -> dict[str, Any]:
+    def _login(self, place: Place, made: Made, username: str | None, password: str | None) -> dict[str, Any]:
         if username is None or password is None:
             return {"attempted": False, "succeeded": False, "reason": "no credentials were given"}
         if username != place.server_id:
             return {"attempted": True, "succeeded": False, "reason": "this server lets only its own account in"}
         try:
-            answer = self._ask(place, username, password)
+            answer = self._ask(place, made, username, password)
         except AdapterError as error:
             return {"attempted": True, "succeeded": False, "reason": str(error)}
         return {"attempted": True, "succeeded": answer.display is not None, "reason": answer.reason}
 
-    def _ask(self, place: Place, account: str, password: str) -> Answer:
-        file = place.etc / "sesman.ini"
-        geometry, bits = "1920x1080", 24
-        return ask_for_desktop(file, account, password, geometry, bits, ANSWER)
+    def _ask(self, place: Place, made: Made, account: str, password: str) -> Answer:
+        return ask_for_desktop(place.etc / "sesman.ini", account, password, made.resolution, made.depth, ANSWER)
 
     def _shows(self, place: Place, process: str) -> bool:
         return self._runs(place, {"Xorg"}) and self._runs(place, {process})

@@ -108,7 +108,8 @@ class Systemd:
     def start(self, key: str, service: str) -> None:
         unit = self._unit(key, service)
         # A unit that failed often and fast is refused by systemd until it is told to forget that.
-        run("systemctl", "reset-failed", unit) if self.state(key, service).active == "failed" else None
+        if self.state(key, service).active == "failed":
+            run("systemctl", "reset-failed", unit)
         run("systemctl", "start", unit)
 
     def stop(self, key: str) -> None:
@@ -150,7 +151,7 @@ class Systemd:
         names = [argument for service in SERVICES for argument in ("--unit", self._unit(key, service))]
         return tuple(run("journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *names).splitlines())
 
-    def keys(self) -> frozenset[str]:
+    def known(self) -> frozenset[str]:
         listed = run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"{self._owner}-*")
         listed += "\n".join(str(path.name) for path in Path("/run/systemd/system.control").glob(f"{self._owner}-rdp-*"))
         return frozenset(self._ours.findall(listed))

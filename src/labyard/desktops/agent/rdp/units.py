@@ -62,5 +62,5 @@ class Units(Protocol):
     def log(self, key: str, lines: int) -> tuple[str, ...]:
         """What the server's daemons said last."""
 
-    def keys(self) -> frozenset[str]:
+    def known(self) -> frozenset[str]:
         """Every server of which anything runs or has failed."""
