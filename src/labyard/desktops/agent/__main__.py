@@ -1,4 +1,4 @@
-"""`python -m labyard.desktops.agent`: the agent, with its settings from DESKTOP_AGENT_* variables (--help lists them)."""
+"""`python -m labyard.desktops.agent`: the agent. Its settings are DESKTOP_AGENT_* variables (--help lists them)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def main() -> None:
     servers = make_servers(settings)
     node = NodeFacts(settings.node_id, settings.state_dir)
     try:
-        listening = [(_unix(settings), None)]
+        listening: list[tuple[socket.socket, ssl.SSLContext | None]] = [(_unix(settings), None)]
         if settings.tls_host:
             listening.append((socket.create_server((settings.tls_host, settings.tls_port)), tls(settings)))
     except (OSError, KeyError) as error:
