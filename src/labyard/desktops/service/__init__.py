@@ -12,6 +12,7 @@ from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
 from labyard.desktops.service.pools import Pools
 from labyard.desktops.service.samples import ensure_partitions
+from labyard.desktops.service.sessions import SessionService
 from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.usage import NodeUsage
 from labyard.desktops.service.users import Users
@@ -36,7 +37,9 @@ class Desktops:
         self.pools = Pools(database)
         self.node_usage = NodeUsage(self.shared)
         self.nodes = Nodes(self.shared, self.node_usage)
-        self.watch = Watch(self.shared, self.nodes, self.node_usage, [self.auth.tidy, self.idempotency.tidy])
+        self.sessions = SessionService(self.shared)
+        tidy = [self.auth.tidy, self.idempotency.tidy, self.sessions.retention.sweep]
+        self.watch = Watch(self.shared, self.nodes, self.node_usage, tidy)
 
     def start(self) -> None:
         """Begin the background work."""
@@ -46,8 +49,10 @@ class Desktops:
             ensure_partitions(session, now())
         self.nodes.mend()
         self.nodes.register_local()
+        self.sessions.start()
         self.watch.start()
 
     def stop(self) -> None:
         self.watch.stop()
+        self.sessions.stop()
         self.live.close()
