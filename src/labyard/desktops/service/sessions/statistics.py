@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -90,9 +91,26 @@ def _chunks(session: Session, row: DeskSession) -> dict[str, Any]:
     }
 
 
-def _samples(session: Session, kind: str, subject: str | None, row: DeskSession, end: datetime | None) -> Any:
+@dataclass(frozen=True)
+class _Use:
+    """What samples say of a node or a server while it was recorded. None: there is no sample."""
+
+    samples: int = 0
+    cpu_avg: float | None = None
+    cpu_max: float | None = None
+    memory_avg: float | None = None
+    memory_max: float | None = None
+    received: float | None = None  # bytes per second
+    sent: float | None = None
+    last: UsageSample | None = None
+
+
+def _use(session: Session, kind: str, subject: str | None, row: DeskSession, end: datetime | None) -> _Use:
+    if subject is None or row.started_at is None or end is None:
+        return _Use()
     sample = UsageSample
-    return session.execute(
+    these = (sample.kind == kind, sample.subject_id == subject, sample.at >= row.started_at, sample.at <= end)
+    sums = session.execute(
         select(
             func.count(),
             func.avg(sample.cpu_percent),
@@ -101,48 +119,39 @@ def _samples(session: Session, kind: str, subject: str | None, row: DeskSession,
             func.max(sample.memory_percent),
             func.avg(sample.network_in),
             func.avg(sample.network_out),
-        ).where(sample.kind == kind, sample.subject_id == subject, sample.at >= row.started_at, sample.at <= end)
+        ).where(*these)
     ).one()
+    last = session.scalar(select(sample).where(*these).order_by(sample.at.desc()).limit(1))
+    return _Use(*sums, last)
 
 
 def _server(session: Session, row: DeskSession, end: datetime | None) -> dict[str, Any]:
     server_id = (row.binding or {}).get("server_id")
-    count, cpu, cpu_max, memory, memory_max, received, sent = _samples(session, "rdp", server_id, row, end)
+    use = _use(session, "rdp", server_id, row, end)
     seconds = (end - row.started_at).total_seconds() if row.started_at and end else 0.0
     return {
         "server_id": server_id,
-        "samples": count,
-        "cpu_percent_avg": _rounded(cpu),
-        "cpu_percent_max": _rounded(cpu_max),
-        "memory_percent_avg": _rounded(memory),
-        "memory_percent_max": _rounded(memory_max),
+        "samples": use.samples,
+        "cpu_percent_avg": _rounded(use.cpu_avg),
+        "cpu_percent_max": _rounded(use.cpu_max),
+        "memory_percent_avg": _rounded(use.memory_avg),
+        "memory_percent_max": _rounded(use.memory_max),
         # Samples are rates: their mean over the session's time.
-        "network_in_bytes": None if received is None else round(received * seconds),
-        "network_out_bytes": None if sent is None else round(sent * seconds),
+        "network_in_bytes": None if use.received is None else round(use.received * seconds),
+        "network_out_bytes": None if use.sent is None else round(use.sent * seconds),
     }
 
 
 def _node(session: Session, row: DeskSession, end: datetime | None) -> dict[str, Any]:
-    count, cpu, _, memory, *_ = _samples(session, "node", row.node_id, row, end)
-    last = session.scalar(
-        select(UsageSample)
-        .where(
-            UsageSample.kind == "node",
-            UsageSample.subject_id == row.node_id,
-            UsageSample.at >= row.started_at,
-            UsageSample.at <= end,
-        )
-        .order_by(UsageSample.at.desc())
-        .limit(1)
-    )
-    cpu_detail = (last.detail.get("cpu") or {}) if last else {}
+    use = _use(session, "node", row.node_id, row, end)
+    cpu: Mapping[str, Any] = (use.last.detail.get("cpu") or {}) if use.last else {}
     return {
         "node_id": row.node_id,
-        "cpu_percent_avg": _rounded(cpu),
-        "memory_percent_avg": _rounded(memory),
-        "load_average": cpu_detail.get("load"),
-        "samples": count,
-        "source": last.source if last else None,
+        "cpu_percent_avg": _rounded(use.cpu_avg),
+        "memory_percent_avg": _rounded(use.memory_avg),
+        "load_average": cpu.get("load"),
+        "samples": use.samples,
+        "source": use.last.source if use.last else None,
     }
 
 
