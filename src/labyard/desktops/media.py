@@ -52,7 +52,7 @@ def _copied(slices: Iterable[bytes], output: av.container.OutputContainer) -> It
     stream: av.VideoStream | None = None
     start = 0
     for media in slices:
-        with av.open(io.BytesIO(media)) as opened:
+        with av.open(io.BytesIO(media), "r") as opened:
             source = opened.streams.video[0]
             if stream is None:
                 stream = output.add_stream_from_template(source)
@@ -79,11 +79,11 @@ def _encoded(slices: Iterable[bytes], output: av.container.OutputContainer, size
     stream.codec_context.time_base = CLOCK
     start = 0
     for media in slices:
-        with av.open(io.BytesIO(media)) as opened:
+        with av.open(io.BytesIO(media), "r") as opened:
             source = opened.streams.video[0]
             end = start
             for frame in opened.decode(source):
-                at = start + round(frame.pts * frame.time_base / CLOCK)
+                at = start + round((frame.pts or 0) * (frame.time_base or CLOCK) / CLOCK)
                 picture = frame.reformat(*size, "yuv420p", interpolation=Interpolation.BILINEAR)
                 picture.pts, picture.time_base = max(at, end), CLOCK
                 end = picture.pts + 1

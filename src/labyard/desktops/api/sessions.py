@@ -31,8 +31,8 @@ from labyard.desktops.schemas.sessions import (
 router = guarded("/sessions", "sessions")
 
 Word = Annotated[Line | None, Query(max_length=255)]
-VIDEO = {200: {"content": {"video/mp4": {}}}}
-OBJECT = {200: {"content": {"application/octet-stream": {}}}}
+VIDEO: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": {}}}}
+OBJECT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
 
 async def _session_id(session_id: str, service: Service, who: Anyone) -> str:

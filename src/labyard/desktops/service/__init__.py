@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Agents, NoAgents
@@ -38,7 +40,7 @@ class Desktops:
         self.node_usage = NodeUsage(self.shared)
         self.nodes = Nodes(self.shared, self.node_usage)
         self.sessions = SessionService(self.shared)
-        tidy = [self.auth.tidy, self.idempotency.tidy, self.sessions.retention.sweep]
+        tidy: list[Callable[[], object]] = [self.auth.tidy, self.idempotency.tidy, self.sessions.retention.sweep]
         self.watch = Watch(self.shared, self.nodes, self.node_usage, tidy)
 
     def start(self) -> None:

@@ -526,7 +526,7 @@ class Follower:
 
 
 def _take_slot(session: Session, target: Target) -> None:
-    """One of the node's `max_sessions`, and a server that still runs: both are locked until the binding is on record."""
+    """One of the node's `max_sessions`, and a server that still runs. Both are locked until the binding is recorded."""
     node = session.scalar(select(Node).where(Node.node_id == target.node_id).with_for_update())
     if node is None or node.status != NodeStatus.ACTIVE:
         raise Refusal("NO_ACTIVE_NODE", f"The node {target.node_id} is not active")

@@ -29,7 +29,7 @@ from labyard.desktops.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-METADATA = {"project": None, "environment": None, "tags": [], "owner": None, "priority": "normal"}
+METADATA: dict[str, Any] = {"project": None, "environment": None, "tags": [], "owner": None, "priority": "normal"}
 FIELDS = (
     "session_id", "name", "description", "owner", "status", "rdp_config", "recording_config", "storage_config",
     "provisioning", "binding", "node_id", "started_at", "stopped_at", "stop_reason", "degraded", "gaps", "audio",
@@ -206,7 +206,7 @@ def password_of(session_id: str) -> str:
 
 def _shown(session: Session, rows: Collection[DeskSession]) -> list[dict[str, Any]]:
     query = select(Poot.session_id, Poot.poot_id).where(Poot.session_id.in_([row.session_id for row in rows]))
-    poots: dict[str, list[str]] = {}
+    poots: dict[str | None, list[str]] = {}
     for session_id, poot_id in session.execute(query.order_by(Poot.submitted_at, Poot.poot_id)):
         poots.setdefault(session_id, []).append(poot_id)
     return [
@@ -214,7 +214,7 @@ def _shown(session: Session, rows: Collection[DeskSession]) -> list[dict[str, An
         | {
             "metadata": row.meta,
             "poot_references": poots.get(row.session_id, []),
-            "poot_id": (poots.get(row.session_id) or [None])[-1],
+            "poot_id": poots[row.session_id][-1] if row.session_id in poots else None,
         }
         for row in rows
     ]

@@ -110,7 +110,7 @@ def _use(session: Session, kind: str, subject: str | None, row: DeskSession, end
         return _Use()
     sample = UsageSample
     these = (sample.kind == kind, sample.subject_id == subject, sample.at >= row.started_at, sample.at <= end)
-    sums = session.execute(
+    count, cpu, cpu_max, memory, memory_max, received, sent = session.execute(
         select(
             func.count(),
             func.avg(sample.cpu_percent),
@@ -122,7 +122,7 @@ def _use(session: Session, kind: str, subject: str | None, row: DeskSession, end
         ).where(*these)
     ).one()
     last = session.scalar(select(sample).where(*these).order_by(sample.at.desc()).limit(1))
-    return _Use(*sums, last)
+    return _Use(count, cpu, cpu_max, memory, memory_max, received, sent, last)
 
 
 def _server(session: Session, row: DeskSession, end: datetime | None) -> dict[str, Any]:
