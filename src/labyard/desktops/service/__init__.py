@@ -6,25 +6,37 @@ from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Agents, NoAgents
 from labyard.desktops.adapters.live import Live
+from labyard.desktops.adapters.settlement import Settlement
 from labyard.desktops.keyring import Keyring
 from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.payouts import Payouts
 from labyard.desktops.service.pools import Pools
+from labyard.desktops.service.poots import Poots
 from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.usage import NodeUsage
 from labyard.desktops.service.users import Users
 from labyard.desktops.service.watch import Watch
+from labyard.desktops.service.withdrawals import Withdrawals
 from labyard.desktops.settings import Settings
 
 __all__ = ["Desktops"]
 
 
 class Desktops:
-    """The service without its HTTP side. Without `agents` no node hosts anything."""
+    """The service without its HTTP side. Without `agents` no node hosts anything; without `settlement` no
+    withdrawal is carried out beyond the books."""
 
-    def __init__(self, settings: Settings, database: Database, live: Live, agents: Agents | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        live: Live,
+        agents: Agents | None = None,
+        settlement: Settlement | None = None,
+    ) -> None:
         self.settings = settings
         self.database = database
         self.live = live
@@ -36,7 +48,12 @@ class Desktops:
         self.pools = Pools(database)
         self.node_usage = NodeUsage(self.shared)
         self.nodes = Nodes(self.shared, self.node_usage)
-        self.watch = Watch(self.shared, self.nodes, self.node_usage, [self.auth.tidy, self.idempotency.tidy])
+        self.poots = Poots(self.shared)
+        self.payouts = Payouts(self.shared)
+        self.withdrawals = Withdrawals(self.shared, settlement)
+        self.watch = Watch(
+            self.shared, self.nodes, self.node_usage, [self.auth.tidy, self.idempotency.tidy, self.poots.tidy]
+        )
 
     def start(self) -> None:
         """Begin the background work."""
@@ -46,6 +63,7 @@ class Desktops:
             ensure_partitions(session, now())
         self.nodes.mend()
         self.nodes.register_local()
+        self.withdrawals.resume()
         self.watch.start()
 
     def stop(self) -> None:
