@@ -22,6 +22,9 @@ class Role(StrEnum):
 
 Roles = frozenset[Role]
 
+# Those that a token or a user may have.
+GIVEN = {str(role) for role in Role} - {str(Role.AGENT)}
+
 ADMIN: Roles = frozenset({Role.ADMIN})
 AUDIT: Roles = ADMIN | {Role.AUDITOR}
 

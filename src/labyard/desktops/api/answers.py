@@ -121,12 +121,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _validation(error: RequestValidationError) -> Response:
-    problems = []
+    problems: list[tuple[str, str]] = []
     for item in error.errors()[:MAX_PROBLEMS]:
         loc = [str(part) for part in item["loc"]]
         if item.get("input") is MALFORMED:
-            problems.append(("body", "is not valid JSON"))
-            continue
+            problems = [("body", "is not valid JSON")]
+            break
         field = ".".join(loc[1:]) or loc[0]
         problem = str(item["msg"]).removeprefix("Value error, ")
         if any(is_secret(part) for part in loc):

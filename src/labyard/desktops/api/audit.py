@@ -9,11 +9,11 @@ from sqlalchemy import select
 
 from labyard.desktops import audit
 from labyard.desktops.api.deps import Auditor, Service
-from labyard.desktops.api.fields import Line, TimeIn
-from labyard.desktops.api.paging import Paging, fetch
 from labyard.desktops.api.routes import guarded
+from labyard.desktops.fields import Line, TimeIn
 from labyard.desktops.models import AuditEntry
-from labyard.desktops.schemas import AuditPage, ChainOut
+from labyard.desktops.paging import Paging, fetch
+from labyard.desktops.schemas.access import AuditPage, ChainOut
 
 router = guarded("/audit", "audit")
 

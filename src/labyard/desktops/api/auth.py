@@ -9,7 +9,16 @@ from labyard.desktops.api.deps import Admin, Anyone, Service
 from labyard.desktops.api.routes import guarded, open_to_all
 from labyard.desktops.models import User
 from labyard.desktops.roles import Role
-from labyard.desktops.schemas import LoginIn, RefreshIn, RevokeIn, TokensOut, UserChangeIn, UserIn, UserOut, UsersOut
+from labyard.desktops.schemas.access import (
+    LoginIn,
+    RefreshIn,
+    RevokeIn,
+    TokensOut,
+    UserChangeIn,
+    UserIn,
+    UserOut,
+    UsersOut,
+)
 from labyard.desktops.service.auth import TokenPair
 
 public = open_to_all("/auth", "auth")

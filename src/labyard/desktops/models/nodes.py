@@ -54,7 +54,8 @@ class Node(Versioned, Base):
     clock_skew_seconds: Mapped[float | None]
     started_at: Mapped[datetime | None]
     stopped_at: Mapped[datetime | None]
-    # Of validated scores, 0 to 100; None before the first.
+    # The newest validated score, and the average that the reputation is made of; None before the first.
+    poot_score: Mapped[Decimal | None] = mapped_column(Numeric(7, 4))
     score_average: Mapped[Decimal | None] = mapped_column(Numeric(10, 6))
     penalty: Mapped[Decimal] = mapped_column(Numeric(10, 6), default=Decimal(0))
     penalty_at: Mapped[datetime | None]

@@ -36,11 +36,9 @@ class Poot(Versioned, Base):
     subject_id: Mapped[str]
     node_registered: Mapped[bool]
     session_id: Mapped[str | None] = mapped_column(index=True)
-    session_credit: Mapped[bool] = mapped_column(default=False)
     timestamp: Mapped[datetime]
     output_hash: Mapped[str] = mapped_column(index=True)
     output_bytes: Mapped[int]
-    signed: Mapped[bool] = mapped_column(default=False)
     status: Mapped[str] = mapped_column(default=PootStatus.SUBMITTED, index=True)
     flags: Mapped[list[str]] = mapped_column(default=list)
     submitted_by: Mapped[str]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Agents, NoAgents
 from labyard.desktops.adapters.live import Live
 from labyard.desktops.keyring import Keyring
 from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.idempotency import Idempotency
+from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.pools import Pools
+from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.shared import Shared
+from labyard.desktops.service.usage import NodeUsage
 from labyard.desktops.service.users import Users
+from labyard.desktops.service.watch import Watch
 from labyard.desktops.settings import Settings
 
 __all__ = ["Desktops"]
@@ -27,10 +33,21 @@ class Desktops:
         self.auth = Auth(settings, database, live)
         self.users = Users(database, self.auth)
         self.idempotency = Idempotency(database)
+        self.pools = Pools(database)
+        self.node_usage = NodeUsage(self.shared)
+        self.nodes = Nodes(self.shared, self.node_usage)
+        self.watch = Watch(self.shared, self.nodes, self.node_usage, [self.auth.tidy, self.idempotency.tidy])
 
     def start(self) -> None:
         """Begin the background work."""
         self.auth.load()
+        self.pools.ensure()
+        with self.database.transaction() as session:
+            ensure_partitions(session, now())
+        self.nodes.mend()
+        self.nodes.register_local()
+        self.watch.start()
 
     def stop(self) -> None:
+        self.watch.stop()
         self.live.close()

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from labyard.core.clock import now
 from labyard.desktops.errors import Refusal
 from labyard.desktops.keyring import KeyFileError, read_private, write_private
-from labyard.desktops.roles import Role
+from labyard.desktops.roles import GIVEN, Role
 from labyard.desktops.settings import Settings
 
 ALGORITHM = "EdDSA"
@@ -130,18 +130,27 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, RecursionError, TypeError):
             raise _bad("The token is malformed or not this service's") from None
         moment = self._clock().timestamp()
-        if not all(isinstance(claims[name], int) for name in ("iat", "nbf", "exp")):
-            raise _bad("The token's times are no numbers")
+        if not _well_formed(claims):
+            raise _bad("The token's claims are not of their kinds")
         if claims["exp"] <= moment and not even_expired:
             raise Refusal("AUTH_EXPIRED", "The token has expired", headers=_challenge("The token has expired"))
         if claims["nbf"] > moment + LEEWAY:
             raise _bad("The token is not valid yet")
         if kind is not None and claims["type"] != kind:
             raise _bad(f"The token is no {kind} token")
-        known = frozenset(Role(role) for role in claims["roles"] if role in set(Role)) - {Role.AGENT}
+        known = frozenset(Role(role) for role in claims["roles"] if role in GIVEN)
         return Claims(
             claims["sub"], known, claims["type"], claims["jti"], datetime.fromtimestamp(claims["exp"], now().tzinfo)
         )
+
+
+def _well_formed(claims: dict[str, Any]) -> bool:
+    return (
+        all(isinstance(claims[name], int) for name in ("iat", "nbf", "exp"))
+        and all(isinstance(claims[name], str) for name in ("sub", "type", "jti"))
+        and isinstance(claims["roles"], list)
+        and all(isinstance(role, str) for role in claims["roles"])
+    )
 
 
 def _challenge(why: str) -> dict[str, str]:

@@ -91,6 +91,7 @@ def upgrade() -> None:
         sa.Column("clock_skew_seconds", sa.Double(), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("stopped_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("poot_score", sa.Numeric(precision=7, scale=4), nullable=True),
         sa.Column("score_average", sa.Numeric(precision=10, scale=6), nullable=True),
         sa.Column("penalty", sa.Numeric(precision=10, scale=6), nullable=False),
         sa.Column("penalty_at", sa.DateTime(timezone=True), nullable=True),

@@ -1,4 +1,4 @@
-"""Requests and answers of the routes that are not of sessions, RDP servers, nodes or PoOT."""
+"""Requests and answers of /auth, /users and /audit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from labyard.desktops.api.fields import Answer, Body, Line, Moment
-from labyard.desktops.roles import Role
+from labyard.desktops.fields import Answer, Body, Line, Moment
+from labyard.desktops.roles import GIVEN
 
 
 class LoginIn(Body):
@@ -30,12 +30,9 @@ class TokensOut(Answer):
     expires_in: int
 
 
-NAMES = {str(role) for role in Role} - {str(Role.AGENT)}
-
-
 def _roles(values: list[str]) -> list[str]:
     for value in values:
-        if value not in NAMES:
+        if value not in GIVEN:
             raise ValueError(f"{value[:50]!r} is no role")
     return values
 
