@@ -128,7 +128,7 @@ class _Reading:
 
 
 def _real(interfaces: dict[str, T]) -> dict[str, T]:
-    """Those with a device behind them: what goes through a bridge would count twice. In a container all but loopback."""
+    """Those with a device behind them: what goes through a bridge would count twice. In containers all but loopback."""
     found = {name: facts for name, facts in interfaces.items() if (_NET / name / "device").exists()}
     return found or {name: facts for name, facts in interfaces.items() if name != "lo"}
 
@@ -142,7 +142,7 @@ def _mac(interface: str) -> str | None:
 
 def _storage_type(storage: Path) -> str | None:
     """SSD, HDD, NVMe or eMMC; None where the file system has no disk of its own, as in containers."""
-    device = os.stat(storage).st_dev
+    device = storage.stat().st_dev
     folder = _BLOCK / f"{os.major(device)}:{os.minor(device)}"
     try:
         name = folder.resolve(strict=True).name

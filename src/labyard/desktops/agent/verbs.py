@@ -39,7 +39,7 @@ class Verbs:
             Handler(wire.SERVER_CREATE, lambda call: servers.create(call.spec)),
             Handler(wire.SERVER_START, lambda call: servers.start(call.spec)),
             Handler(wire.SERVER_STOP, lambda call: servers.stop(call.server_id)),
-            Handler(wire.SERVER_DELETE, lambda call: _nothing(servers.delete(call.server_id))),
+            Handler(wire.SERVER_DELETE, lambda call: servers.delete(call.server_id)),
             Handler(wire.SERVER_STATUS, lambda call: servers.status(call.server_id)),
             Handler(wire.SERVER_LIST, lambda _: servers.list()),
             Handler(wire.SERVER_USAGE, lambda call: servers.usage(call.server_id)),
@@ -56,10 +56,11 @@ class Verbs:
         """The answer, as the wire wants it. KeyError for an unknown verb."""
         handler = self._handlers[name]
         request = handler.verb.read_request(body)
-        if not handler.verb.mutating:
-            return handler.verb.write_answer(handler.work(request))
-        answer = self._once.do((name, request.request_id), lambda: handler.work(request))
-        return handler.verb.write_answer(answer)
+        if handler.verb.mutating:
+            answer = self._once.do((name, request.request_id), lambda: handler.work(request))
+        else:
+            answer = handler.work(request)
+        return handler.verb.write_answer(wire.Nothing() if answer is None else answer)
 
     def segments(self, body: bytes) -> Iterator[Segment]:
         request = wire.SEGMENTS_STREAM.read_request(body)
@@ -95,10 +96,6 @@ class Once:
         return answer
 
 
-def _nothing(_: None) -> wire.Nothing:
-    return wire.Nothing()
-
-
 def _recording(recorder: Recorder) -> list[Handler]:
     return [
         Handler(wire.RECORD_START, lambda call: recorder.start(call.spec)),
@@ -107,5 +104,5 @@ def _recording(recorder: Recorder) -> list[Handler]:
         Handler(wire.RECORD_RESUME, lambda call: recorder.resume(call.session_id)),
         Handler(wire.RECORD_STATUS, lambda call: recorder.status(call.session_id)),
         Handler(wire.RECORD_LIST, lambda _: recorder.sessions()),
-        Handler(wire.SEGMENTS_ACK, lambda call: _nothing(recorder.acknowledge(call.session_id, call.upto))),
+        Handler(wire.SEGMENTS_ACK, lambda call: recorder.acknowledge(call.session_id, call.upto)),
     ]
