@@ -21,7 +21,7 @@ from labyard.core.middleware import API, Around
 from labyard.core.settings import networks
 from labyard.desktops.adapters.agent import Agents
 from labyard.desktops.adapters.live import Live
-from labyard.desktops.api import audit, auth, nodes, poot
+from labyard.desktops.api import admin, audit, auth, nodes, poot
 from labyard.desktops.api.answers import crash, handle_errors, plain_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.health import checks, health_router
@@ -50,7 +50,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-ROUTERS = (auth.public, auth.private, auth.users, audit.router, nodes.router, poot.router, poot.payouts)
+ROUTERS = (auth.public, auth.private, auth.users, audit.router, nodes.router, poot.router, poot.payouts, admin.router)
 
 
 def connect(settings: Settings) -> Database:

@@ -16,6 +16,7 @@ from labyard.desktops.service.pools import Pools
 from labyard.desktops.service.poots import Poots
 from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.shared import Shared
+from labyard.desktops.service.upkeep import Upkeep
 from labyard.desktops.service.usage import NodeUsage
 from labyard.desktops.service.users import Users
 from labyard.desktops.service.watch import Watch
@@ -51,6 +52,8 @@ class Desktops:
         self.poots = Poots(self.shared)
         self.payouts = Payouts(self.shared)
         self.withdrawals = Withdrawals(self.shared, settlement)
+        # What the other parts seal, and what they need to be there, is theirs to add.
+        self.upkeep = Upkeep(self.shared, [], [self.pools.ensure, self.nodes.register_local])
         self.watch = Watch(
             self.shared, self.nodes, self.node_usage, [self.auth.tidy, self.idempotency.tidy, self.poots.tidy]
         )
