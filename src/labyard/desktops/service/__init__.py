@@ -11,6 +11,9 @@ from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
 from labyard.desktops.service.pools import Pools
+from labyard.desktops.service.rdp import RdpServers
+from labyard.desktops.service.rdp_usage import ServerUsage
+from labyard.desktops.service.rdp_watch import RdpWatch
 from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.usage import NodeUsage
@@ -36,7 +39,12 @@ class Desktops:
         self.pools = Pools(database)
         self.node_usage = NodeUsage(self.shared)
         self.nodes = Nodes(self.shared, self.node_usage)
-        self.watch = Watch(self.shared, self.nodes, self.node_usage, [self.auth.tidy, self.idempotency.tidy])
+        self.rdp_usage = ServerUsage(self.shared)
+        self.rdp = RdpServers(self.shared, self.rdp_usage)
+        self.nodes.stop_server = self.rdp.drain
+        self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
+        tidy = [self.auth.tidy, self.idempotency.tidy, self.rdp_usage.samples.drop_old]
+        self.watch = Watch(self.shared, self.nodes, self.node_usage, tidy, [self.rdp_watch.once])
 
     def start(self) -> None:
         """Begin the background work."""
@@ -46,8 +54,10 @@ class Desktops:
             ensure_partitions(session, now())
         self.nodes.mend()
         self.nodes.register_local()
+        self.rdp_watch.mend()
         self.watch.start()
 
     def stop(self) -> None:
         self.watch.stop()
+        self.rdp_watch.stop()
         self.live.close()

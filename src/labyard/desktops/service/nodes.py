@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -75,6 +75,8 @@ class Nodes:
         self._agents = shared.agents
         self._live = shared.live
         self._usage = usage
+        # Stops one RDP server of a node that is drained: the part that runs servers puts its own here.
+        self.stop_server: Callable[[str], object] = _nobody_stops
 
     # Reading
 
@@ -245,10 +247,6 @@ class Nodes:
         self._usage.forget(node_id)
         return node
 
-    def stop_server(self, server_id: str) -> None:
-        """Stops one RDP server of a node that is drained. The part that runs servers puts its own here."""
-        raise Refusal("NODE_STATE", f"The RDP server {server_id} cannot be stopped by this service")
-
     def maintain(self, node_id: str) -> NodeView:
         """No new work until it is started again."""
         with self._database.transaction() as session:
@@ -339,6 +337,10 @@ class Nodes:
         ):
             if value > most:
                 raise invalid(field, f"must be at most {most}")
+
+
+def _nobody_stops(server_id: str) -> None:
+    raise Refusal("NODE_STATE", f"The RDP server {server_id} cannot be stopped by this service")
 
 
 def unknown(node_id: str) -> Refusal:
