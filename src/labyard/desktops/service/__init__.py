@@ -6,11 +6,14 @@ from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Agents, NoAgents
 from labyard.desktops.adapters.live import Live
+from labyard.desktops.adapters.settlement import Settlement
 from labyard.desktops.keyring import Keyring
 from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.payouts import Payouts
 from labyard.desktops.service.pools import Pools
+from labyard.desktops.service.poots import Poots
 from labyard.desktops.service.rdp import RdpServers
 from labyard.desktops.service.rdp_usage import ServerUsage
 from labyard.desktops.service.rdp_watch import RdpWatch
@@ -19,15 +22,24 @@ from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.usage import NodeUsage
 from labyard.desktops.service.users import Users
 from labyard.desktops.service.watch import Watch
+from labyard.desktops.service.withdrawals import Withdrawals
 from labyard.desktops.settings import Settings
 
 __all__ = ["Desktops"]
 
 
 class Desktops:
-    """The service without its HTTP side. Without `agents` no node hosts anything."""
+    """The service without its HTTP side. Without `agents` no node hosts anything; without `settlement` no
+    withdrawal is carried out beyond the books."""
 
-    def __init__(self, settings: Settings, database: Database, live: Live, agents: Agents | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        live: Live,
+        agents: Agents | None = None,
+        settlement: Settlement | None = None,
+    ) -> None:
         self.settings = settings
         self.database = database
         self.live = live
@@ -39,11 +51,14 @@ class Desktops:
         self.pools = Pools(database)
         self.node_usage = NodeUsage(self.shared)
         self.nodes = Nodes(self.shared, self.node_usage)
+        self.poots = Poots(self.shared)
+        self.payouts = Payouts(self.shared)
+        self.withdrawals = Withdrawals(self.shared, settlement)
         self.rdp_usage = ServerUsage(self.shared)
         self.rdp = RdpServers(self.shared, self.rdp_usage)
         self.nodes.stop_server = self.rdp.drain
         self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
-        tidy = [self.auth.tidy, self.idempotency.tidy, self.rdp_usage.samples.drop_old]
+        tidy = [self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old]
         self.watch = Watch(self.shared, self.nodes, self.node_usage, tidy, [self.rdp_watch.once])
 
     def start(self) -> None:
@@ -55,6 +70,7 @@ class Desktops:
         self.nodes.mend()
         self.nodes.register_local()
         self.rdp_watch.mend()
+        self.withdrawals.resume()
         self.watch.start()
 
     def stop(self) -> None:
