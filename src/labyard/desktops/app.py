@@ -22,11 +22,7 @@ from labyard.core.settings import networks
 from labyard.desktops.adapters.agent import Agents
 from labyard.desktops.adapters.agents import KnownAgents
 from labyard.desktops.adapters.live import Live
-<<<<<<< HEAD
-from labyard.desktops.api import audit, auth, nodes, rdp
-=======
-from labyard.desktops.api import audit, auth, nodes, poot
->>>>>>> h/d-api
+from labyard.desktops.api import audit, auth, nodes, poot, rdp
 from labyard.desktops.api.answers import crash, handle_errors, plain_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.health import checks, health_router
@@ -55,11 +51,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-<<<<<<< HEAD
-ROUTERS = (auth.public, auth.private, auth.users, audit.router, nodes.router, rdp.router)
-=======
-ROUTERS = (auth.public, auth.private, auth.users, audit.router, nodes.router, poot.router, poot.payouts)
->>>>>>> h/d-api
+ROUTERS = (
+    auth.public, auth.private, auth.users, audit.router, nodes.router, rdp.router, poot.router, poot.payouts,
+)  # fmt: skip
 
 
 def connect(settings: Settings) -> Database:
