@@ -20,7 +20,7 @@ from labyard.core.context import Caller, set_caller
 from labyard.core.logging import configure
 from labyard.core.serve import problems
 from labyard.desktops.adapters.live import Live
-from labyard.desktops.app import PACKAGE, connect
+from labyard.desktops.app import PACKAGE, connect, known_agents
 from labyard.desktops.doctor import examine
 from labyard.desktops.errors import Refusal
 from labyard.desktops.keyring import KeyFileError
@@ -59,7 +59,7 @@ def _service() -> Iterator[Desktops]:
     settings = _settings()
     database, live = connect(settings), Live(settings.redis_url, settings.env)
     try:
-        yield Desktops(settings, database, live)
+        yield Desktops(settings, database, live, known_agents(settings, database))
     except (Refusal, KeyFileError, AdapterError, ValueError) as error:
         raise _failed(str(error)) from None
     except SQLAlchemyError as error:

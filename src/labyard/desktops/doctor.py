@@ -17,6 +17,7 @@ from labyard.core.database import Database
 from labyard.desktops.adapters.agent_http import HttpAgent
 from labyard.desktops.adapters.live import Live
 from labyard.desktops.keyring import Keyring
+from labyard.desktops.names import LOCAL_NODE
 from labyard.desktops.service.tokens import ACCESS, Tokens
 from labyard.desktops.settings import Settings
 
@@ -111,7 +112,7 @@ def _certificate(settings: Settings) -> str:
 def _agent(settings: Settings) -> str:
     if settings.agent_socket is None:
         return "none on this host"
-    agent = HttpAgent("node_local", f"unix://{settings.agent_socket}", deadline=5)
+    agent = HttpAgent(LOCAL_NODE, f"unix://{settings.agent_socket}", deadline=5)
     try:
         return f"answers; version {agent.ping().get('version')}"
     finally:

@@ -156,7 +156,7 @@ def test_a_crash_tells_nothing_of_its_inside(agent: HttpAgent) -> None:
 
 
 def test_a_malformed_request_names_the_field_and_not_its_value(agent: HttpAgent, servers: Servers) -> None:
-    with pytest.raises(AgentRefused, match="spec.port") as refused:
+    with pytest.raises(AgentRefused, match=r"spec\.port") as refused:
         agent.server_start(replace(SPEC, port="secret-word"), "r1")  # type: ignore[arg-type]
     assert "secret-word" not in str(refused.value)
     with pytest.raises(AgentRefused, match="server_id"):

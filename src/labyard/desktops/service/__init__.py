@@ -14,6 +14,9 @@ from labyard.desktops.service.nodes import Nodes
 from labyard.desktops.service.payouts import Payouts
 from labyard.desktops.service.pools import Pools
 from labyard.desktops.service.poots import Poots
+from labyard.desktops.service.rdp import RdpServers
+from labyard.desktops.service.rdp_usage import ServerUsage
+from labyard.desktops.service.rdp_watch import RdpWatch
 from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.upkeep import Upkeep
@@ -52,10 +55,19 @@ class Desktops:
         self.poots = Poots(self.shared)
         self.payouts = Payouts(self.shared)
         self.withdrawals = Withdrawals(self.shared, settlement)
-        # What the other parts seal, and what they need to be there, is theirs to add.
-        self.upkeep = Upkeep(self.shared, [], [self.pools.ensure, self.nodes.register_local])
+        self.rdp_usage = ServerUsage(self.shared)
+        self.rdp = RdpServers(self.shared, self.rdp_usage)
+        self.nodes.stop_server = self.rdp.drain
+        self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
+        # What each part seals with the keyring, and what must be there even when all else is gone.
+        self.upkeep = Upkeep(
+            self.shared,
+            [self.rdp.rewrap],
+            [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local],
+        )
+        tidy = [self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old]
         self.watch = Watch(
-            self.shared, self.nodes, self.node_usage, [self.auth.tidy, self.idempotency.tidy, self.poots.tidy]
+            self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]
         )
 
     def start(self) -> None:
@@ -66,9 +78,11 @@ class Desktops:
             ensure_partitions(session, now())
         self.nodes.mend()
         self.nodes.register_local()
+        self.rdp_watch.mend()
         self.withdrawals.resume()
         self.watch.start()
 
     def stop(self) -> None:
         self.watch.stop()
+        self.rdp_watch.stop()
         self.live.close()
