@@ -20,8 +20,9 @@ from labyard.core.metrics import Metrics
 from labyard.core.middleware import API, Around
 from labyard.core.settings import networks
 from labyard.desktops.adapters.agent import Agents
+from labyard.desktops.adapters.agents import KnownAgents
 from labyard.desktops.adapters.live import Live
-from labyard.desktops.api import audit, auth, ledger, nodes, sessions
+from labyard.desktops.api import admin, audit, auth, ledger, nodes, poot, rdp, sessions
 from labyard.desktops.api.answers import crash, handle_errors, plain_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.health import checks, health_router
@@ -50,11 +51,18 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-ROUTERS = (auth.public, auth.private, auth.users, audit.router, nodes.router, sessions.router, ledger.router)
+ROUTERS = (
+    auth.public, auth.private, auth.users, audit.router, nodes.router, rdp.router, poot.router, poot.payouts,
+    sessions.router, ledger.router, admin.router,
+)  # fmt: skip
 
 
 def connect(settings: Settings) -> Database:
     return Database(settings.database_url, **CONNECTIONS)
+
+
+def known_agents(settings: Settings, database: Database) -> KnownAgents:
+    return KnownAgents(database, settings.agent_deadline, settings.agent_socket)
 
 
 def build(settings: Settings, agents: Agents | None = None) -> FastAPI:
@@ -63,7 +71,7 @@ def build(settings: Settings, agents: Agents | None = None) -> FastAPI:
     database = connect(settings)
     database.migrate(PACKAGE)
     live = Live(settings.redis_url, settings.env)
-    service = Desktops(settings, database, live, agents)
+    service = Desktops(settings, database, live, agents or known_agents(settings, database))
     metrics = Metrics("labyard_desktops")
 
     @asynccontextmanager

@@ -21,7 +21,16 @@ from labyard.desktops.agent.rdp.units import INACTIVE, SERVICES, SESMAN, XRDP, L
 MARK = "LABYARD_TEST_SERVER"
 COMMANDS = {
     SESMAN: ("/usr/sbin/xrdp-sesman", "-n", "-c", "/etc/xrdp/sesman.ini"),
-    XRDP: ("setpriv", "--reuid=xrdp", "--regid=xrdp", "--clear-groups", "/usr/sbin/xrdp", "-n", "-c", "/etc/xrdp/xrdp.ini"),
+    XRDP: (
+        "setpriv",
+        "--reuid=xrdp",
+        "--regid=xrdp",
+        "--clear-groups",
+        "/usr/sbin/xrdp",
+        "-n",
+        "-c",
+        "/etc/xrdp/xrdp.ini",
+    ),
 }
 SCRIPT = """\
 set -e

@@ -71,7 +71,7 @@ class TestLife:
         wanted = spec(33890)
         made = servers.create(wanted)
         assert (made.xrdp, made.sesman, made.xorg) == ("inactive", "inactive", "inactive")
-        assert servers.list() == (wanted.server_id,)
+        assert servers.known() == (wanted.server_id,)
         running = servers.start(wanted)
         assert (running.xrdp, running.sesman, running.xorg) == ("active", "active", "active")
         assert running.display == 100
@@ -87,7 +87,7 @@ class TestLife:
             servers.usage(wanted.server_id)
         assert servers.start(wanted).display == 100
         servers.delete(wanted.server_id)
-        assert servers.list() == ()
+        assert servers.known() == ()
         assert wanted.account not in accounts()
         assert not list(settings.servers_dir.iterdir())
         servers.delete(wanted.server_id)  # absent is fine

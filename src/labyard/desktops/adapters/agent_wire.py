@@ -105,14 +105,14 @@ class Verb(Generic[A, R]):
         self._answers: TypeAdapter[R] = TypeAdapter(answers)
 
     def write_request(self, request: A) -> bytes:
-        return self._asks.dump_json(request)
+        return self._asks.dump_json(request, warnings=False)
 
     def read_request(self, body: bytes) -> A:
         """ValueError, with the fields that are wrong and without their values."""
         return _read(self._asks, body)
 
     def write_answer(self, answer: R) -> bytes:
-        return self._answers.dump_json(answer)
+        return self._answers.dump_json(answer, warnings=False)
 
     def read_answer(self, body: bytes) -> R:
         """ValueError when it breaks the schema."""

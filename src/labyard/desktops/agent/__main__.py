@@ -9,22 +9,29 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import uvicorn
 from pydantic import ValidationError
 
 from labyard.core import logging
+from labyard.core.adapter import AdapterError
 from labyard.core.serve import describe, problems
 from labyard.desktops.agent.app import build
 from labyard.desktops.agent.node import NodeFacts
 from labyard.desktops.agent.rdp.factory import make_servers
 from labyard.desktops.agent.settings import Settings
 from labyard.desktops.agent.verbs import Verbs
+from labyard.desktops.keyring import KeyFileError
 
 GRACE = 20  # seconds for calls in flight; systemd kills after 30
+LOOK = 0.2  # seconds between two looks for the end
+
+Listening = tuple[socket.socket, ssl.SSLContext | None]
 
 
 def main() -> None:
@@ -38,41 +45,42 @@ def main() -> None:
     logging.configure(settings.log_level)
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     servers = make_servers(settings)
-    node = NodeFacts(settings.node_id, settings.state_dir)
     try:
-        listening: list[tuple[socket.socket, ssl.SSLContext | None]] = [(_unix(settings), None)]
+        node = NodeFacts(settings.node_id, settings.state_dir)
+        servers.start_up()
+        listening: list[Listening] = [(unix_socket(settings.socket, settings.socket_group), None)]
         if settings.tls_host:
             listening.append((socket.create_server((settings.tls_host, settings.tls_port)), tls(settings)))
-    except (OSError, KeyError) as error:
-        _stop(f"Cannot listen: {error}")
-    servers.start_up()
-    verbs = Verbs(node, servers, None)
-    asyncio.run(_serve(verbs, listening))
+    except (OSError, KeyError, KeyFileError, AdapterError) as error:
+        _stop(f"The agent cannot start: {error}")
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    asyncio.run(serve_until(Verbs(node, servers, None), listening, end))
     sys.stdout.flush()
     os._exit(0)  # not sys.exit: that waits for threads, and one may hang in a daemon that does not answer
 
 
-async def _serve(verbs: Verbs, listening: list[tuple[socket.socket, ssl.SSLContext | None]]) -> None:
-    loop = asyncio.get_running_loop()
+async def serve_until(verbs: Verbs, listening: Sequence[Listening], end: threading.Event) -> None:
+    """Answer on all of these until `end` is set and calls in flight are done."""
     servers = []
     for _, context in listening:
         config = uvicorn.Config(
-            build(verbs), ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
-            server_header=False, timeout_graceful_shutdown=GRACE,
+            build(verbs), http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, timeout_graceful_shutdown=GRACE,
         )  # fmt: skip
         config.load()
         config.ssl = context
         servers.append(_Server(config))
 
-    def stop() -> None:
+    async def watch() -> None:
+        while not end.is_set():
+            await asyncio.sleep(LOOK)
         for server in servers:
             server.should_exit = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    await asyncio.gather(
-        *(server.serve(sockets=[taken]) for server, (taken, _) in zip(servers, listening, strict=True))
-    )
+    serving = [server.serve(sockets=[taken]) for server, (taken, _) in zip(servers, listening, strict=True)]
+    await asyncio.gather(watch(), *serving)
 
 
 class _Server(uvicorn.Server):
@@ -83,8 +91,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _unix(settings: Settings) -> socket.socket:
-    path = settings.socket
+def unix_socket(path: Path, group: str) -> socket.socket:
+    """Listens there, for root and a group. OSError, KeyError when there is no such group."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -93,8 +101,8 @@ def _unix(settings: Settings) -> socket.socket:
         listening.bind(str(path))
     finally:
         os.umask(before)
-    if settings.socket_group:
-        os.chown(path, 0, grp.getgrnam(settings.socket_group).gr_gid)
+    if group:
+        os.chown(path, 0, grp.getgrnam(group).gr_gid)
         path.chmod(0o660)
     listening.listen(256)
     return listening

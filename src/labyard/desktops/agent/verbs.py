@@ -41,7 +41,7 @@ class Verbs:
             Handler(wire.SERVER_STOP, lambda call: servers.stop(call.server_id)),
             Handler(wire.SERVER_DELETE, lambda call: servers.delete(call.server_id)),
             Handler(wire.SERVER_STATUS, lambda call: servers.status(call.server_id)),
-            Handler(wire.SERVER_LIST, lambda _: servers.list()),
+            Handler(wire.SERVER_LIST, lambda _: servers.known()),
             Handler(wire.SERVER_USAGE, lambda call: servers.usage(call.server_id)),
             Handler(wire.SERVER_PROBE, lambda call: servers.probe(call.server_id, call.username, call.password)),
         ]

@@ -147,8 +147,8 @@ class BatchItem(Answer):
     score: float | None = None
     confidence: float | None = None
     validation_timestamp: Moment | None = None
-    flags: list[str] = []
-    errors: list[str] = []
+    flags: list[str] = Field(default_factory=list)
+    errors: list[str] = Field(default_factory=list)
     error: ItemError | None = None
 
 

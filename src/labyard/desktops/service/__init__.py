@@ -8,26 +8,42 @@ from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Agents, NoAgents
 from labyard.desktops.adapters.live import Live
+from labyard.desktops.adapters.settlement import Settlement
 from labyard.desktops.keyring import Keyring
 from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.payouts import Payouts
 from labyard.desktops.service.pools import Pools
+from labyard.desktops.service.poots import Poots
+from labyard.desktops.service.rdp import RdpServers
+from labyard.desktops.service.rdp_usage import ServerUsage
+from labyard.desktops.service.rdp_watch import RdpWatch
 from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.sessions import SessionService
 from labyard.desktops.service.shared import Shared
+from labyard.desktops.service.upkeep import Upkeep
 from labyard.desktops.service.usage import NodeUsage
 from labyard.desktops.service.users import Users
 from labyard.desktops.service.watch import Watch
+from labyard.desktops.service.withdrawals import Withdrawals
 from labyard.desktops.settings import Settings
 
 __all__ = ["Desktops"]
 
 
 class Desktops:
-    """The service without its HTTP side. Without `agents` no node hosts anything."""
+    """The service without its HTTP side. Without `agents` no node hosts anything; without `settlement` no
+    withdrawal is carried out beyond the books."""
 
-    def __init__(self, settings: Settings, database: Database, live: Live, agents: Agents | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        live: Live,
+        agents: Agents | None = None,
+        settlement: Settlement | None = None,
+    ) -> None:
         self.settings = settings
         self.database = database
         self.live = live
@@ -39,9 +55,27 @@ class Desktops:
         self.pools = Pools(database)
         self.node_usage = NodeUsage(self.shared)
         self.nodes = Nodes(self.shared, self.node_usage)
+        self.poots = Poots(self.shared)
+        self.payouts = Payouts(self.shared)
+        self.withdrawals = Withdrawals(self.shared, settlement)
+        self.rdp_usage = ServerUsage(self.shared)
+        self.rdp = RdpServers(self.shared, self.rdp_usage)
+        self.nodes.stop_server = self.rdp.drain
+        self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
         self.sessions = SessionService(self.shared)
-        tidy: list[Callable[[], object]] = [self.auth.tidy, self.idempotency.tidy, self.sessions.retention.sweep]
-        self.watch = Watch(self.shared, self.nodes, self.node_usage, tidy)
+        # What each part seals with the keyring, and what must be there even when all else is gone.
+        self.upkeep = Upkeep(
+            self.shared,
+            [self.rdp.rewrap, self.sessions.rewrap],
+            [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local],
+        )
+        tidy: list[Callable[[], object]] = [
+            self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old,
+            self.sessions.retention.sweep,
+        ]  # fmt: skip
+        self.watch = Watch(
+            self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]
+        )
 
     def start(self) -> None:
         """Begin the background work."""
@@ -51,10 +85,13 @@ class Desktops:
             ensure_partitions(session, now())
         self.nodes.mend()
         self.nodes.register_local()
+        self.rdp_watch.mend()
+        self.withdrawals.resume()
         self.sessions.start()
         self.watch.start()
 
     def stop(self) -> None:
         self.watch.stop()
         self.sessions.stop()
+        self.rdp_watch.stop()
         self.live.close()

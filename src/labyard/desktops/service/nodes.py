@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,6 +30,7 @@ from labyard.desktops.models import (
     RdpStatus,
     UsageSample,
 )
+from labyard.desktops.names import LOCAL_NODE
 from labyard.desktops.paging import Page, fetch
 from labyard.desktops.roles import Principal
 from labyard.desktops.schemas.nodes import NodeIn
@@ -40,7 +41,6 @@ from labyard.desktops.service.usage import NodeUsage
 
 log = structlog.get_logger(__name__)
 
-LOCAL_NODE = "node_local"
 SLOT = 30  # seconds: one heartbeat counts in each
 ENROLMENT = timedelta(minutes=15)
 TOLERANCE = 1.05  # declared hardware may be this much above what is observed
@@ -75,6 +75,9 @@ class Nodes:
         self._agents = shared.agents
         self._live = shared.live
         self._usage = usage
+        self._local_is_there = False
+        # Stops one RDP server of a node that is drained: the part that runs servers puts its own here.
+        self.stop_server: Callable[[str], object] = _nobody_stops
 
     # Reading
 
@@ -142,20 +145,17 @@ class Nodes:
         return NodeView(node, agent)
 
     def register_local(self) -> None:
-        """This host, when it has an agent: once, with the hardware that the agent measures. Later its address only."""
+        """This host, when it has an agent: once, with the hardware that the agent measures. Until then, again."""
         socket = self._settings.agent_socket
-        if socket is None:
+        if socket is None or self._local_is_there:
             return
-        with self._database.transaction() as session:
-            session.execute(
-                update(Agent).where(Agent.node_id == LOCAL_NODE).values(address=f"unix://{socket}", last_seen=None)
-            )
-            if session.get(Node, LOCAL_NODE):
-                return
+        if self.exists(LOCAL_NODE):
+            self._local_is_there = True
+            return
         try:
             hardware = dict(self._agents.of(LOCAL_NODE).hardware())
         except AdapterError as error:
-            log.error("this host is no node yet: its agent does not answer", error=str(error))
+            log.warning("this host is no node yet: its agent does not answer", error=str(error))
             return
         settings, moment = self._settings, now()
         node = Node(
@@ -168,14 +168,25 @@ class Nodes:
             },
             operator="labyard", status=NodeStatus.ACTIVE, started_at=moment, last_heartbeat=moment,
         )  # fmt: skip
+        try:
+            with self._database.transaction() as session:
+                session.add(node)
+                session.flush()
+                session.add(Agent(node_id=LOCAL_NODE, address=f"unix://{socket}", last_seen=moment))
+                session.add(PoolAssignment(node_id=LOCAL_NODE, pool_id=LOCAL))
+                audit.record(session, "node", "create", resource=("node", LOCAL_NODE))
+        except IntegrityError:  # another process was quicker
+            return
+
+    def forget_local(self) -> None:
+        """It may be gone from the database: look again."""
+        self._local_is_there = False
+
+    def met(self, node_id: str, facts: Mapping[str, Any]) -> None:
+        """What an agent says of itself, over its own socket or a connection that both sides have proven."""
+        known = {name: facts[name] for name in ("version", "public_key") if facts.get(name)}
         with self._database.transaction() as session:
-            if session.get(Node, LOCAL_NODE):
-                return
-            session.add(node)
-            session.flush()
-            session.add(Agent(node_id=LOCAL_NODE, address=f"unix://{socket}", last_seen=moment))
-            session.add(PoolAssignment(node_id=LOCAL_NODE, pool_id=LOCAL))
-            audit.record(session, "node", "create", resource=("node", LOCAL_NODE))
+            session.execute(update(Agent).where(Agent.node_id == node_id).values(last_seen=now(), **known))
 
     def delete(self, node_id: str) -> None:
         """409 while it is active or hosts servers."""
@@ -244,10 +255,6 @@ class Nodes:
             audit.record(session, "node", "stop", resource=("node", node_id), details={"drained": running})
         self._usage.forget(node_id)
         return node
-
-    def stop_server(self, server_id: str) -> None:
-        """Stops one RDP server of a node that is drained. The part that runs servers puts its own here."""
-        raise Refusal("NODE_STATE", f"The RDP server {server_id} cannot be stopped by this service")
 
     def maintain(self, node_id: str) -> NodeView:
         """No new work until it is started again."""
@@ -339,6 +346,10 @@ class Nodes:
         ):
             if value > most:
                 raise invalid(field, f"must be at most {most}")
+
+
+def _nobody_stops(server_id: str) -> None:
+    raise Refusal("NODE_STATE", f"The RDP server {server_id} cannot be stopped by this service")
 
 
 def unknown(node_id: str) -> Refusal:

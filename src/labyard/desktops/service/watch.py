@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -71,11 +71,21 @@ class Leader:
 
 
 class Watch:
-    def __init__(self, shared: Shared, nodes: Nodes, usage: NodeUsage, tidy: list[Callable[[], object]]) -> None:
+    """`tidy` is done now and then, `more` in every round."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        nodes: Nodes,
+        usage: NodeUsage,
+        tidy: Sequence[Callable[[], object]],
+        more: Sequence[Callable[[], object]] = (),
+    ) -> None:
         self._shared = shared
         self._nodes = nodes
         self._usage = usage
         self._tidy = tidy
+        self._more = more
         self._leader = Leader(shared.database)
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="sample")
@@ -123,6 +133,8 @@ class Watch:
                 self._running[row.node_id] = self._pool.submit(self._one, row.node_id, row.status, row.hardware_info)
         self._usage.alerts.keep_only({row.node_id for row in found})
         self._nodes.lose_silent()
+        for work in self._more:
+            work()
         if time.monotonic() - self._tidied >= TIDY or not self._tidied:
             self._tidied = time.monotonic()
             for tidy in (self._make_partitions, self._usage.samples.drop_old, *self._tidy):
@@ -141,7 +153,7 @@ class Watch:
     def _look(self, node_id: str, status: str, hardware: dict[str, Any]) -> None:
         moment = time.monotonic()
         if self._shared.agents.hosts(node_id) and moment - self._asked.get(node_id, -HEARTBEAT) >= HEARTBEAT:
-            self._shared.agents.of(node_id).ping()
+            self._nodes.met(node_id, self._shared.agents.of(node_id).ping())
             self._nodes.heartbeat(node_id, now())
             self._asked[node_id] = moment
         if status != NodeStatus.ACTIVE:

@@ -61,9 +61,12 @@ class Network:
         return Counted(chains[f"in_{port}"], chains[f"out_{port}"])
 
     def forget(self, port: int) -> None:
-        """Absent is fine."""
+        """Absent is fine. With the last port the table goes."""
         with self._lock:
             self._forget(port)
+            if not self._rules():
+                # "add" first: a table that is not there cannot be deleted.
+                self._apply(f"add table inet {self._table}", f"delete table inet {self._table}")
 
     def _forget(self, port: int) -> None:
         jumps = [

@@ -21,6 +21,6 @@ def run(*arguments: str, given: str | None = None, timeout: float = TIMEOUT) -> 
     except subprocess.TimeoutExpired:
         raise AdapterError(f"{name} gave no answer within {timeout:g} s") from None
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise AdapterError(f"{' '.join(arguments[:2])} failed: {said[-1] if said else done.returncode}")
+        said = " / ".join((done.stderr.strip() or done.stdout.strip()).splitlines())[:300]
+        raise AdapterError(f"{' '.join(arguments[:2])} failed: {said or done.returncode}")
     return done.stdout

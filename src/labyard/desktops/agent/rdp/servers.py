@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
 import time
@@ -81,6 +82,8 @@ class Servers:
         self._check(spec)
         with self._locks.hold(spec.server_id):
             new = not place.exists()
+            if new and not _free(spec.port):
+                raise AgentRefused(f"port {spec.port} is taken by another program", "PORT_TAKEN")
             try:
                 self._write(place, spec)
             except (AdapterError, OSError) as error:
@@ -133,7 +136,7 @@ class Servers:
     def status(self, server_id: str) -> ServerStatus:
         return self._status(self._known(server_id))
 
-    def list(self) -> tuple[str, ...]:
+    def known(self) -> tuple[str, ...]:
         """Whatever has a folder, an account or a unit."""
         found = set(places(self._settings.servers_dir)) | self._accounts.names()
         return tuple(sorted(found | {f"rdp-{key}" for key in self._units.known()}))
@@ -143,7 +146,8 @@ class Servers:
         meter = self._meters.get(server_id)
         if meter is None:
             raise AgentRefused(f"{server_id} does not run", "RDP_STATE")
-        return meter.usage()
+        usage = meter.usage()
+        return replace(usage, detail={**usage.detail, "connections": self._connections(server_id)})
 
     def probe(self, server_id: str, username: str | None, password: str | None) -> Mapping[str, Any]:
         """What a client meets: the port, the negotiation, and what sesman says to the user name and password."""
@@ -184,12 +188,12 @@ class Servers:
             "latency_ms": found.latency_ms,
         }
 
-    def connections(self, server_id: str) -> tuple[str, ...]:
+    def _connections(self, server_id: str) -> list[str]:
         """The addresses of RDP clients that are connected now."""
         made = self._known(server_id).made()
         if made is None:
-            return ()
-        return tuple(
+            return []
+        return sorted(
             f"{link.raddr.ip}:{link.raddr.port}"
             for link in psutil.net_connections("tcp")
             if link.laddr and link.raddr and link.status == psutil.CONN_ESTABLISHED and link.laddr.port == made.port
@@ -425,6 +429,19 @@ def _enforcement(reasons: Mapping[str, str | None]) -> dict[str, Any]:
     found: dict[str, Any] = {what: names[what] if reasons[what] is None else "none" for what in names}
     found["reasons"] = {what: reason for what, reason in reasons.items() if reason is not None}
     return found
+
+
+def _free(port: int) -> bool:
+    """Whether a server could listen there."""
+    for family, address in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return False
+    return True
 
 
 def _put(path: Path, text: str, mode: int) -> None:
