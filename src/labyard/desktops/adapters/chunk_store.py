@@ -17,7 +17,11 @@ class ChunkStore:
         self._root = root
         self.backup = backup
         self.archive = archive
-        for folder in (root, backup, archive):
+        self.make()
+
+    def make(self) -> None:
+        """The folders are there. Idempotent."""
+        for folder in (self._root, self.backup, self.archive):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 

@@ -59,6 +59,7 @@ class DeskSession(Versioned, Base):
     degraded: Mapped[bool] = mapped_column(default=False)
     anchoring_status: Mapped[str] = mapped_column(default="pending")
     manifest: Mapped[dict[str, Any] | None]
+    final_statistics: Mapped[dict[str, Any] | None]
 
 
 class SessionError(Base):

@@ -21,6 +21,7 @@ from labyard.desktops.service.rdp_usage import ServerUsage
 from labyard.desktops.service.rdp_watch import RdpWatch
 from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.sessions import SessionService
+from labyard.desktops.service.sessions.servers import SessionServers
 from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.upkeep import Upkeep
 from labyard.desktops.service.usage import NodeUsage
@@ -62,16 +63,16 @@ class Desktops:
         self.rdp = RdpServers(self.shared, self.rdp_usage)
         self.nodes.stop_server = self.rdp.drain
         self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
-        self.sessions = SessionService(self.shared)
+        self.sessions = SessionService(self.shared, SessionServers(self.rdp, settings))
         # What each part seals with the keyring, and what must be there even when all else is gone.
         self.upkeep = Upkeep(
             self.shared,
             [self.rdp.rewrap, self.sessions.rewrap],
-            [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local],
+            [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local, self.sessions.reset],
         )
         tidy: list[Callable[[], object]] = [
             self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old,
-            self.sessions.retention.sweep,
+            self.sessions.retention.sweep, self.sessions.recordings.reconcile,
         ]  # fmt: skip
         self.watch = Watch(
             self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]

@@ -54,6 +54,13 @@ class SqlLedger:
                 self._add(session, self._signer.genesis(now_text()))
         self._write_mirror()
 
+    def reset(self) -> None:
+        """After its rows are gone: it begins anew."""
+        with self._lock:
+            self._leaves.clear()
+            self._mirror.unlink(missing_ok=True)
+        self.start()
+
     def append(
         self,
         session: Session,

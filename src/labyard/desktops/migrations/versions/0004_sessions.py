@@ -82,6 +82,7 @@ def upgrade() -> None:
         sa.Column("degraded", sa.Boolean(), nullable=False),
         sa.Column("anchoring_status", sa.Text(), nullable=False),
         sa.Column("manifest", JSONB(), nullable=True),
+        sa.Column("final_statistics", JSONB(), nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),

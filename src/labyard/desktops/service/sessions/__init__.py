@@ -10,7 +10,8 @@ from labyard.desktops.service.ledger import SqlLedger
 from labyard.desktops.service.samples import Samples
 from labyard.desktops.service.sessions.binding import Provisioner
 from labyard.desktops.service.sessions.chunks import Chunks
-from labyard.desktops.service.sessions.recordings import Parts, Recordings
+from labyard.desktops.service.sessions.parts import Parts
+from labyard.desktops.service.sessions.recordings import Recordings
 from labyard.desktops.service.sessions.records import Records
 from labyard.desktops.service.sessions.retention import Retention
 from labyard.desktops.service.shared import Shared
@@ -52,6 +53,15 @@ class SessionService:
     def start(self) -> None:
         self.ledger.start()
         self.recordings.recover()
+
+    def rewrap(self) -> int:
+        """Seal every data key and password with the newest key-encryption key; how many."""
+        return self.keys.rewrap() + self.records.rewrap()
+
+    def reset(self) -> None:
+        """After all rows are gone: an empty store, and a ledger that begins anew."""
+        self.store.make()
+        self.ledger.reset()
 
     def stop(self) -> None:
         self.recordings.close()

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from labyard.desktops import roles
 from labyard.desktops.errors import Refusal
 from labyard.desktops.models import Agent, DeskSession, PortLease, RdpServer, RdpStatus
+from labyard.desktops.names import LOCAL_NODE
 from labyard.desktops.roles import Principal
-from labyard.desktops.service.nodes import LOCAL_NODE
 from labyard.desktops.service.sessions.shared import WORKING
 from labyard.desktops.settings import Settings
 
@@ -26,11 +26,11 @@ ATTACH, AUTO, NONE = "attach", "auto", "none"
 class Provisioner(Protocol):
     """Makes RDP servers for sessions of policy `auto`: the part that runs servers."""
 
-    def provide(self, session_id: str, owner: str) -> str:
-        """Create and start a server; its id. Refusal or AgentError, and nothing is left of it."""
+    def provide(self, session_id: str, owner: str, resolution: str) -> str:
+        """Create and start a server of the owner's; its id. Refusal or AgentError, and nothing is left of it."""
 
-    def release(self, server_id: str) -> None:
-        """Stop and delete it. Absent is fine."""
+    def release(self, server_id: str, owner: str) -> None:
+        """The session needs it no more. Absent is fine."""
 
 
 @dataclass(frozen=True)

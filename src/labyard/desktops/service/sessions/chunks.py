@@ -55,7 +55,7 @@ class Chunks:
         return media
 
     def export(self, session_id: str, who: Principal) -> Iterator[bytes]:
-        """The whole recording as one video, without pauses and holes. 409 while it is recorded, and when it is empty."""
+        """The whole recording as one video, without pauses and holes. 409 while it is recorded, or is empty."""
         with self._database.read() as session:
             session_row = visible(session, session_id, who)
             if session_row.status != SessionStatus.STOPPED:

@@ -19,7 +19,7 @@ from labyard.desktops.keyring import Keyring
 from labyard.desktops.models import DeskSession, Poot, SessionChunk, SessionError, SessionStatus
 from labyard.desktops.paging import Page, fetch
 from labyard.desktops.roles import Principal
-from labyard.desktops.schemas.sessions import MetadataChange, SessionIn
+from labyard.desktops.schemas.sessions import MetadataChange, SessionIn, size_of
 from labyard.desktops.service.data_keys import DataKeys
 from labyard.desktops.service.sessions import stages
 from labyard.desktops.service.sessions.binding import ATTACH, AUTO, Provisioner, fits
@@ -96,7 +96,7 @@ class Records:
         try:
             if self._provisioner is None:
                 raise AdapterError("this service runs no RDP servers")
-            server_id = self._provisioner.provide(session_id, row.owner)
+            server_id = self._provisioner.provide(session_id, row.owner, _desktop_size(row))
         except (AdapterError, ServiceError) as error:
             problem = str(error)
             log.warning("no RDP server for a session", session=session_id, error=problem)
@@ -191,12 +191,30 @@ class Records:
             audit.record(session, "session", "delete", resource=("session", session_id))
         self._store.remove_session(session_id)
         if server_id and self._provisioner:
-            self._provisioner.release(server_id)
+            self._provisioner.release(server_id, row.owner)
+
+    def rewrap(self) -> int:
+        """Seal every password with the newest key; how many."""
+        with self._database.transaction() as session:
+            query = select(DeskSession).where(DeskSession.password_sealed.is_not(None)).with_for_update()
+            rows = list(session.scalars(query))
+            for row in rows:
+                context = password_of(row.session_id)
+                row.password_sealed = self._keyring.seal(
+                    self._keyring.open(row.password_sealed or "", context), context
+                )
+        return len(rows)
 
     def _check_stores(self, body: SessionIn) -> None:
         for name, store in (("backup", self._store.backup), ("archive", self._store.archive)):
             if getattr(body.storage_config, f"{name}_enabled") and store is None:
                 raise invalid(f"storage_config.{name}_enabled", f"this service has no {name} store")
+
+
+def _desktop_size(row: DeskSession) -> str:
+    """What is to be recorded, where a desktop may have that size."""
+    width, height = size_of(row.recording_config["resolution"])
+    return f"{max(width, 640)}x{max(height, 480)}"
 
 
 def password_of(session_id: str) -> str:

@@ -17,6 +17,7 @@ from labyard.desktops.models import DeskSession, SessionChunk, SessionStatus
 from labyard.desktops.moments import as_text
 from labyard.desktops.service.sessions import stages
 from labyard.desktops.service.sessions.stages import ANCHORING, measured
+from labyard.desktops.service.sessions.statistics import statistics
 
 CODEC = "h264"
 CONTAINER = "mp4"
@@ -48,6 +49,9 @@ def seal(session: Session, row: DeskSession, ledger: Ledger, ended_at: datetime)
         row.anchoring_status = "anchored"
     stages.done(session, row.session_id, ANCHORING, work)
     stages.enter(session, row.session_id, stages.STOPPED)
+    session.flush()
+    # As they are now: a server's samples go with the server.
+    row.final_statistics = statistics(session, row)
     audit.record(
         session,
         "session",

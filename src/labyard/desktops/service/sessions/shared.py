@@ -10,6 +10,8 @@ from labyard.desktops.errors import Refusal
 from labyard.desktops.models import DeskSession, SessionStatus
 from labyard.desktops.roles import Principal
 
+# Above any segment's number: the node may forget the whole recording.
+EVERYTHING = 2**31 - 1
 # These have a recorder, or may have one.
 WORKING = (SessionStatus.STARTING, SessionStatus.RECORDING, SessionStatus.PAUSED, SessionStatus.STOPPING)
 

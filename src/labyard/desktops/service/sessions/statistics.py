@@ -17,6 +17,9 @@ from labyard.desktops.service.sessions.stages import PROCESSING, STORAGE
 
 
 def statistics(session: Session, row: DeskSession) -> dict[str, Any]:
+    """Until now, or as they were when the session was sealed."""
+    if row.final_statistics is not None:
+        return row.final_statistics
     end = row.stopped_at or (now() if row.started_at else None)
     return {
         "session_id": row.session_id,
