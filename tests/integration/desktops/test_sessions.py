@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from labyard.desktops.evidence.verify import main as verify
-from labyard.desktops.models import RdpStatus
+from labyard.desktops.models import DataKey, RdpStatus
 from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
 
@@ -361,8 +362,6 @@ class TestRecord:
         assert operator.get(f"/sessions/{session_id}").status_code == 404
         assert list(service.settings.chunks.rglob("*.lyck")) == []
         with service.database.read() as session:
-            from labyard.desktops.models import DataKey
-
             assert session.query(DataKey).one().wrapped is None
         assert operator.post("/ledger/verify").json()["valid"] is True
 
@@ -517,8 +516,6 @@ class TestFaults:
         service: Desktops = http.app.state.desktops  # type: ignore[attr-defined]
         add_node(service.database)
         add_desk(service.database, agent, screen, "operator")
-        from datetime import timedelta
-
         roles = [Role.SESSION_MANAGER]
         operator = Caller(http, service.auth.issue("operator", roles, timedelta(hours=1)))
         session_id = started(operator)
