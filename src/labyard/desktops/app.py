@@ -27,6 +27,7 @@ from labyard.desktops.api.answers import crash, handle_errors, plain_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.health import checks, health_router
 from labyard.desktops.service import Desktops
+from labyard.desktops.service.nodes import LOCAL_NODE
 from labyard.desktops.settings import Settings
 
 PACKAGE = "labyard.desktops"
@@ -60,13 +61,18 @@ def connect(settings: Settings) -> Database:
     return Database(settings.database_url, **CONNECTIONS)
 
 
+def known_agents(settings: Settings, database: Database) -> KnownAgents:
+    local = {LOCAL_NODE: f"unix://{settings.agent_socket}"} if settings.agent_socket else {}
+    return KnownAgents(database, local, settings.agent_deadline)
+
+
 def build(settings: Settings, agents: Agents | None = None) -> FastAPI:
     """The app. The tables are brought up to date."""
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = connect(settings)
     database.migrate(PACKAGE)
     live = Live(settings.redis_url, settings.env)
-    service = Desktops(settings, database, live, agents or KnownAgents(database, settings.agent_deadline))
+    service = Desktops(settings, database, live, agents or known_agents(settings, database))
     metrics = Metrics("labyard_desktops")
 
     @asynccontextmanager

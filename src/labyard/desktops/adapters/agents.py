@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Mapping
 
 from sqlalchemy import select
 
@@ -14,10 +15,14 @@ from labyard.desktops.models import Agent
 
 
 class KnownAgents:
-    """`Agents`: one client for each address. `tls` None: only those on this host can be called."""
+    """`Agents`: one client for each address. `local`: addresses by node, known without the database; `tls` None: only
+    agents on this host can be called."""
 
-    def __init__(self, database: Database, deadline: float, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, database: Database, local: Mapping[str, str], deadline: float, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._database = database
+        self._local = local
         self._deadline = deadline
         self._tls = tls
         self._lock = threading.Lock()
@@ -47,5 +52,7 @@ class KnownAgents:
             self._clients.clear()
 
     def _address(self, node_id: str) -> str | None:
+        if node_id in self._local:
+            return self._local[node_id]
         with self._database.read() as session:
             return session.scalar(select(Agent.address).where(Agent.node_id == node_id))
