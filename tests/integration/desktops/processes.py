@@ -42,7 +42,12 @@ mount --bind "$1/pam" /etc/pam.d/xrdp-sesman
 mount -t tmpfs tmpfs /home
 mkdir "/home/$2"
 mount --bind "$1/home" "/home/$2"
+mkdir -p /run/x-sockets /tmp/.X11-unix
+chmod 1777 /tmp/.X11-unix
+mount --bind /tmp/.X11-unix /run/x-sockets
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+mkdir /tmp/.X11-unix
+mount --move /run/x-sockets /tmp/.X11-unix
 shift 2
 exec "$@"
 """

@@ -42,7 +42,7 @@ def servers(settings: Settings) -> Iterator[Servers]:
     made = Servers(settings, parts)
     made.start_up()
     yield made
-    for server_id in made.list():
+    for server_id in made.known():
         made.delete(server_id)
 
 

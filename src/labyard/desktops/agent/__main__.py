@@ -22,8 +22,8 @@ from labyard.core import logging
 from labyard.core.adapter import AdapterError
 from labyard.core.serve import describe, problems
 from labyard.desktops.agent.app import build
+from labyard.desktops.agent.factory import make_recorder, make_servers
 from labyard.desktops.agent.node import NodeFacts
-from labyard.desktops.agent.rdp.factory import make_servers
 from labyard.desktops.agent.settings import Settings
 from labyard.desktops.agent.verbs import Verbs
 from labyard.desktops.keyring import KeyFileError
@@ -48,6 +48,7 @@ def main() -> None:
     try:
         node = NodeFacts(settings.node_id, settings.state_dir)
         servers.start_up()
+        recorder = make_recorder(settings, servers)
         listening: list[Listening] = [(unix_socket(settings.socket, settings.socket_group), None)]
         if settings.tls_host:
             listening.append((socket.create_server((settings.tls_host, settings.tls_port)), tls(settings)))
@@ -56,7 +57,7 @@ def main() -> None:
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
-    asyncio.run(serve_until(Verbs(node, servers, None), listening, end))
+    asyncio.run(serve_until(Verbs(node, servers, recorder), listening, end))
     sys.stdout.flush()
     os._exit(0)  # not sys.exit: that waits for threads, and one may hang in a daemon that does not answer
 

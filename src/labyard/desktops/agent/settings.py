@@ -43,6 +43,16 @@ class Settings(Served):
     )
 
     @property
+    def runtime_dir(self) -> Path:
+        """In memory: what recorders are told, their states and sockets, display cookies, the keys of their spools."""
+        return Path("/run") / f"{self.unit_prefix}-desktop-agent"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Segments until the service has them."""
+        return self.state_dir / "spool"
+
+    @property
     def servers_dir(self) -> Path:
         return self.state_dir / "rdp"
 

@@ -29,6 +29,7 @@ from labyard.desktops.agent.rdp.network import Network
 from labyard.desktops.agent.rdp.place import Made, Place, places
 from labyard.desktops.agent.rdp.run import run
 from labyard.desktops.agent.rdp.sesman import Answer, ask_for_desktop
+from labyard.desktops.agent.rdp.systemd import X_SOCKETS
 from labyard.desktops.agent.rdp.units import SESMAN, XRDP, Limits, Units
 from labyard.desktops.agent.settings import Settings
 
@@ -148,6 +149,14 @@ class Servers:
             raise AgentRefused(f"{server_id} does not run", "RDP_STATE")
         usage = meter.usage()
         return replace(usage, detail={**usage.detail, "connections": self._connections(server_id)})
+
+    def display(self, server_id: str) -> tuple[int, Path]:
+        """The number of its display, and the file with the cookie for it."""
+        place = self._known(server_id)
+        made = place.made()
+        if made is None or made.display is None:
+            raise AgentRefused(f"{server_id} does not run", "SES_NO_RDP_TARGET")
+        return made.display, place.home / ".Xauthority"
 
     def probe(self, server_id: str, username: str | None, password: str | None) -> Mapping[str, Any]:
         """What a client meets: the port, the negotiation, and what sesman says to the user name and password."""
@@ -317,11 +326,16 @@ class Servers:
         return None
 
     def _clean(self, place: Place) -> None:
-        """Sockets and pid files of a life that ended by force."""
+        """Sockets and pid files of a life that ended by force: sesman would take its display for one in use."""
+        made = place.made()
+        first = self._settings.display(made.port) if made else 0
+        for number in range(first, first + self._settings.rdp_displays) if made else ():
+            (X_SOCKETS / f"X{number}").unlink(missing_ok=True)
         for entry in place.run.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         sockets = place.run / "sockdir"
         sockets.mkdir()
+        shutil.chown(sockets, 0, DAEMON_USER)  # the desktop's sockets get its group, so that xrdp may connect
         sockets.chmod(0o3777)
 
     def _measure(self, server_id: str, place: Place, made: Made) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from labyard.desktops.agent.rdp.run import run
 from labyard.desktops.agent.rdp.units import SERVICES, SESMAN, XRDP, Limits, UnitState
 
 UNITS = Path("/run/systemd/system")
+X_SOCKETS = Path("/tmp/.X11-unix")
 STOP_TIMEOUT = 10  # seconds until systemd kills
 MIB = 2**20
 
@@ -40,7 +42,7 @@ After=network.target
 
 [Service]
 ExecStart=/usr/sbin/xrdp-sesman -n -c /etc/xrdp/sesman.ini
-{common}BindPaths={servers}/%i/home:/home/rdp-%i
+{common}BindPaths={servers}/%i/home:/home/rdp-%i {x_sockets}
 BindReadOnlyPaths={servers}/%i/pam:/etc/pam.d/xrdp-sesman
 PrivateTmp=yes
 CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE CAP_KILL CAP_AUDIT_WRITE
@@ -75,20 +77,16 @@ class Systemd:
         self._ours = re.compile(rf"{owner}-(?:sesman@|xrdp@|rdp-)([0-9a-f]{{16}})\.(?:service|slice)")
 
     def prepare(self) -> None:
-        changed = False
-        self._units.mkdir(parents=True, exist_ok=True)
-        for service in SERVICES:
-            path = self._units / f"{self._owner}-{service}@.service"
-            text = self.template(service)
-            if not path.exists() or path.read_text() != text:
-                path.write_text(text)
-                changed = True
-        if changed:
-            run("systemctl", "daemon-reload")
+        # Shared by all servers, so that X sockets can be reached: who connects needs the display's cookie.
+        X_SOCKETS.mkdir(exist_ok=True)
+        X_SOCKETS.chmod(0o1777)
+        write_templates(
+            self._units, {f"{self._owner}-{service}@.service": self.template(service) for service in SERVICES}
+        )
 
     def template(self, service: str) -> str:
         common = _COMMON.format(owner=self._owner, servers=self._servers, stop=STOP_TIMEOUT)
-        return TEMPLATES[service].format(owner=self._owner, servers=self._servers, common=common)
+        return TEMPLATES[service].format(owner=self._owner, servers=self._servers, common=common, x_sockets=X_SOCKETS)
 
     def limit(self, key: str, limits: Limits) -> None:
         run(
@@ -123,13 +121,13 @@ class Systemd:
 
     def forget(self, key: str) -> None:
         for unit in (*(self._unit(key, service) for service in SERVICES), self._slice(key)):
-            if self._show(unit, "ActiveState").get("ActiveState") == "failed":
+            if show(unit, "ActiveState").get("ActiveState") == "failed":
                 run("systemctl", "reset-failed", unit)
-        if self._show(self._slice(key), "DropInPaths").get("DropInPaths"):
+        if show(self._slice(key), "DropInPaths").get("DropInPaths"):
             run("systemctl", "revert", self._slice(key))
 
     def state(self, key: str, service: str) -> UnitState:
-        found = self._show(self._unit(key, service), _PROPERTIES)
+        found = show(self._unit(key, service), _PROPERTIES)
         return UnitState(
             active=found.get("ActiveState", "inactive"),
             since=_moment(found.get("StateChangeTimestamp", "")),
@@ -163,12 +161,28 @@ class Systemd:
         return f"{self._owner}-rdp-{key}.slice"
 
     def _group(self, key: str) -> Group | None:
-        path = self._show(self._slice(key), "ControlGroup").get("ControlGroup")
+        path = show(self._slice(key), "ControlGroup").get("ControlGroup")
         return Group(path) if path else None
 
-    def _show(self, unit: str, properties: str) -> dict[str, str]:
-        lines = run("systemctl", "show", "--timestamp=unix", f"--property={properties}", unit).splitlines()
-        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+def show(unit: str, properties: str) -> dict[str, str]:
+    """What systemd knows of a unit, also of one that is not there."""
+    lines = run("systemctl", "show", "--timestamp=unix", f"--property={properties}", unit).splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def write_templates(folder: Path, templates: Mapping[str, str]) -> None:
+    """Unit files by name; systemd is told when one changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = {name: text for name, text in templates.items() if _content(folder / name) != text}
+    for name, text in changed.items():
+        (folder / name).write_text(text)
+    if changed:
+        run("systemctl", "daemon-reload")
+
+
+def _content(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
 
 
 def _moment(text: str) -> str | None:

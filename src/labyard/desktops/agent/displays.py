@@ -1,0 +1,38 @@
+"""Where the pictures are that recorders of this node capture: the desktops of its RDP servers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labyard.desktops.adapters.agent import AgentRefused
+from labyard.desktops.agent.rdp.servers import Servers
+
+NO_TARGET = "SES_NO_RDP_TARGET"
+
+
+class NodeDisplays:
+    """`recorder.recorders.Displays`. A recorder gets a copy of the display's cookie, in `cookies`: nothing else of the
+    server's files."""
+
+    def __init__(self, servers: Servers, cookies: Path) -> None:
+        self._servers = servers
+        self._cookies = cookies
+
+    def open(self, session_id: str, target: Mapping[str, Any]) -> tuple[int, Path | None]:
+        if target.get("kind") != "display":
+            raise AgentRefused("this node captures the desktops of its own servers only", NO_TARGET)
+        display, cookie = self._servers.display(str(target.get("server_id")))
+        self._cookies.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mine = self._cookies / session_id
+        try:
+            shutil.copyfile(cookie, mine)
+        except OSError as error:
+            raise AgentRefused(f"the display has no cookie: {error.strerror}", NO_TARGET) from None
+        mine.chmod(0o600)
+        return display, mine
+
+    def close(self, session_id: str) -> None:
+        (self._cookies / session_id).unlink(missing_ok=True)

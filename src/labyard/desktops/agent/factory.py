@@ -1,0 +1,28 @@
+"""The parts of a node's agent where systemd runs things."""
+
+from __future__ import annotations
+
+from labyard.desktops.adapters.recorder import Recorder
+from labyard.desktops.agent.displays import NodeDisplays
+from labyard.desktops.agent.rdp.account import Accounts
+from labyard.desktops.agent.rdp.home import Homes
+from labyard.desktops.agent.rdp.network import Network
+from labyard.desktops.agent.rdp.servers import Parts, Servers
+from labyard.desktops.agent.rdp.systemd import Systemd
+from labyard.desktops.agent.recorder_units import SystemdRecorders
+from labyard.desktops.agent.settings import Settings
+from labyard.desktops.recorder.recorders import Recorders
+
+
+def make_recorder(settings: Settings, servers: Servers) -> Recorder:
+    """AdapterError when systemd cannot run recorders."""
+    units = SystemdRecorders(settings.unit_prefix, settings.runtime_dir / "recorders", settings.spool_dir)
+    units.prepare()
+    displays = NodeDisplays(servers, settings.runtime_dir / "cookies")
+    return Recorders(settings.runtime_dir / "recorders", settings.spool_dir, units, displays)
+
+
+def make_servers(settings: Settings) -> Servers:
+    """Starts nothing and asks no daemon."""
+    owner = settings.unit_prefix
+    return Servers(settings, Parts(Systemd(owner, settings.servers_dir), Accounts(owner), Homes(), Network(owner)))
