@@ -96,6 +96,8 @@ class Keyring:
     def open(self, sealed: str, context: str) -> bytes:
         """ValueError when it was sealed with an unknown key or another context, or was altered."""
         name, _, text = sealed.partition(":")
+        if name not in self._keys:  # another process may have added it
+            self._load(read_private(self._path) or b"")
         if name not in self._keys:
             raise ValueError(f"sealed with the key {name}, which is not in {self._path.name}")
         raw = base64.b64decode(text)

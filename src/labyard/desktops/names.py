@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 
+LOCAL_NODE = "node_local"  # the service's own host
+
 
 def session_id() -> str:
     return f"sess-{secrets.token_hex(8)}"

@@ -197,7 +197,7 @@ class TestTokens:
         assert "invalid_token" in answer.headers["www-authenticate"]
 
     def test_wrong_signatures(self, http: TestClient, forge: Callable[..., str], service: Desktops) -> None:
-        public = service.auth.tokens._keys.public[service.auth.tokens._keys.current].public_bytes_raw()
+        public = service.auth.tokens._keys.signing.public_key().public_bytes_raw()
         for token in (
             forge(key=Ed25519PrivateKey.generate()),
             forge(kid="unknown"),

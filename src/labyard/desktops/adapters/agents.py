@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Mapping
+from pathlib import Path
 
 from sqlalchemy import select
 
@@ -12,17 +12,20 @@ from labyard.core.database import Database
 from labyard.desktops.adapters.agent import AgentClient, AgentUnreachable
 from labyard.desktops.adapters.agent_http import HttpAgent
 from labyard.desktops.models import Agent
+from labyard.desktops.names import LOCAL_NODE
 
 
 class KnownAgents:
-    """`Agents`: one client for each address. `local`: addresses by node, known without the database; `tls` None: only
-    agents on this host can be called."""
+    """`Agents`: one client for each address. `socket` is that of this host's own, if there is one.
+
+    `tls` None: only those on this host can be called.
+    """
 
     def __init__(
-        self, database: Database, local: Mapping[str, str], deadline: float, tls: ssl.SSLContext | None = None
+        self, database: Database, deadline: float, socket: Path | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
         self._database = database
-        self._local = local
+        self._socket = socket
         self._deadline = deadline
         self._tls = tls
         self._lock = threading.Lock()
@@ -52,7 +55,7 @@ class KnownAgents:
             self._clients.clear()
 
     def _address(self, node_id: str) -> str | None:
-        if node_id in self._local:
-            return self._local[node_id]
+        if node_id == LOCAL_NODE:
+            return f"unix://{self._socket}" if self._socket else None
         with self._database.read() as session:
             return session.scalar(select(Agent.address).where(Agent.node_id == node_id))

@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from labyard.desktops.fields import Answer, Body, Line, Moment, Name, Prose, TimeIn
+from labyard.desktops.names import LOCAL_NODE
 
-RESERVED = ("statistics", "pools")  # of /nodes/{id}: an id of these names would never be reached
+# Words of /nodes/{id}, where an id would never be reached, and the service's own host.
+RESERVED = ("statistics", "pools", LOCAL_NODE)
 GIB, TIB = 2**30, 2**40
 
 
@@ -95,7 +97,7 @@ class NodeIn(Body):
     @classmethod
     def _is_reachable(cls, node_id: str | None) -> str | None:
         if node_id in RESERVED:
-            raise ValueError("is a word of this API; choose another id")
+            raise ValueError("is taken by the service; choose another")
         return node_id
 
 
@@ -255,6 +257,18 @@ class PoolStatisticsOut(Sums):
 
 class NodeStatisticsOut(Sums):
     total_pools: int
+
+
+class EnrolIn(Body):
+    token: str = Field(min_length=1, max_length=128)
+    # PKCS 10, in PEM.
+    request: str = Field(min_length=1, max_length=16384)
+
+
+class EnrolledOut(Answer):
+    node_id: str
+    certificate: str
+    authority: str
 
 
 class EnrolmentOut(Answer):

@@ -7,8 +7,10 @@ from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Agents, NoAgents
 from labyard.desktops.adapters.live import Live
 from labyard.desktops.adapters.settlement import Settlement
+from labyard.desktops.authority import Authority
 from labyard.desktops.keyring import Keyring
 from labyard.desktops.service.auth import Auth
+from labyard.desktops.service.enrolment import Enrolment
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
 from labyard.desktops.service.payouts import Payouts
@@ -19,6 +21,7 @@ from labyard.desktops.service.rdp_usage import ServerUsage
 from labyard.desktops.service.rdp_watch import RdpWatch
 from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.shared import Shared
+from labyard.desktops.service.upkeep import Upkeep
 from labyard.desktops.service.usage import NodeUsage
 from labyard.desktops.service.users import Users
 from labyard.desktops.service.watch import Watch
@@ -51,6 +54,7 @@ class Desktops:
         self.pools = Pools(database)
         self.node_usage = NodeUsage(self.shared)
         self.nodes = Nodes(self.shared, self.node_usage)
+        self.enrolment = Enrolment(database, Authority(settings.keys))
         self.poots = Poots(self.shared)
         self.payouts = Payouts(self.shared)
         self.withdrawals = Withdrawals(self.shared, settlement)
@@ -58,8 +62,16 @@ class Desktops:
         self.rdp = RdpServers(self.shared, self.rdp_usage)
         self.nodes.stop_server = self.rdp.drain
         self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
+        # What each part seals with the keyring, and what must be there even when all else is gone.
+        self.upkeep = Upkeep(
+            self.shared,
+            [self.rdp.rewrap],
+            [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local],
+        )
         tidy = [self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old]
-        self.watch = Watch(self.shared, self.nodes, self.node_usage, tidy, [self.rdp_watch.once])
+        self.watch = Watch(
+            self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]
+        )
 
     def start(self) -> None:
         """Begin the background work."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,6 +28,7 @@ from labyard.desktops.models import (
     RdpStatus,
     UsageSample,
 )
+from labyard.desktops.names import LOCAL_NODE
 from labyard.desktops.paging import Page, fetch
 from labyard.desktops.roles import Principal
 from labyard.desktops.schemas.nodes import NodeIn
@@ -40,9 +39,7 @@ from labyard.desktops.service.usage import NodeUsage
 
 log = structlog.get_logger(__name__)
 
-LOCAL_NODE = "node_local"
 SLOT = 30  # seconds: one heartbeat counts in each
-ENROLMENT = timedelta(minutes=15)
 TOLERANCE = 1.05  # declared hardware may be this much above what is observed
 STARTABLE = (NodeStatus.INACTIVE, NodeStatus.MAINTENANCE, NodeStatus.ERROR)
 STOPPABLE = (NodeStatus.ACTIVE, NodeStatus.UNREACHABLE, NodeStatus.MAINTENANCE, NodeStatus.ERROR)
@@ -75,6 +72,7 @@ class Nodes:
         self._agents = shared.agents
         self._live = shared.live
         self._usage = usage
+        self._local_is_there = False
         # Stops one RDP server of a node that is drained: the part that runs servers puts its own here.
         self.stop_server: Callable[[str], object] = _nobody_stops
 
@@ -144,20 +142,17 @@ class Nodes:
         return NodeView(node, agent)
 
     def register_local(self) -> None:
-        """This host, when it has an agent: once, with the hardware that the agent measures. Later its address only."""
+        """This host, when it has an agent: once, with the hardware that the agent measures. Until then, again."""
         socket = self._settings.agent_socket
-        if socket is None:
+        if socket is None or self._local_is_there:
             return
-        with self._database.transaction() as session:
-            session.execute(
-                update(Agent).where(Agent.node_id == LOCAL_NODE).values(address=f"unix://{socket}", last_seen=None)
-            )
-            if session.get(Node, LOCAL_NODE):
-                return
+        if self.exists(LOCAL_NODE):
+            self._local_is_there = True
+            return
         try:
             hardware = dict(self._agents.of(LOCAL_NODE).hardware())
         except AdapterError as error:
-            log.error("this host is no node yet: its agent does not answer", error=str(error))
+            log.warning("this host is no node yet: its agent does not answer", error=str(error))
             return
         settings, moment = self._settings, now()
         node = Node(
@@ -170,14 +165,25 @@ class Nodes:
             },
             operator="labyard", status=NodeStatus.ACTIVE, started_at=moment, last_heartbeat=moment,
         )  # fmt: skip
+        try:
+            with self._database.transaction() as session:
+                session.add(node)
+                session.flush()
+                session.add(Agent(node_id=LOCAL_NODE, address=f"unix://{socket}", last_seen=moment))
+                session.add(PoolAssignment(node_id=LOCAL_NODE, pool_id=LOCAL))
+                audit.record(session, "node", "create", resource=("node", LOCAL_NODE))
+        except IntegrityError:  # another process was quicker
+            return
+
+    def forget_local(self) -> None:
+        """It may be gone from the database: look again."""
+        self._local_is_there = False
+
+    def met(self, node_id: str, facts: Mapping[str, Any]) -> None:
+        """What an agent says of itself, over its own socket or a connection that both sides have proven."""
+        known = {name: facts[name] for name in ("version", "public_key") if facts.get(name)}
         with self._database.transaction() as session:
-            if session.get(Node, LOCAL_NODE):
-                return
-            session.add(node)
-            session.flush()
-            session.add(Agent(node_id=LOCAL_NODE, address=f"unix://{socket}", last_seen=moment))
-            session.add(PoolAssignment(node_id=LOCAL_NODE, pool_id=LOCAL))
-            audit.record(session, "node", "create", resource=("node", LOCAL_NODE))
+            session.execute(update(Agent).where(Agent.node_id == node_id).values(last_seen=now(), **known))
 
     def delete(self, node_id: str) -> None:
         """409 while it is active or hosts servers."""
@@ -287,19 +293,6 @@ class Nodes:
                 session.flush()
                 audit.record(session, "node", "move", resource=("node", node_id), details={"from": old, "to": pool_id})
             return _place(session, node)
-
-    def enrol(self, node_id: str) -> tuple[str, datetime]:
-        """A token for the node's agent, good once and for 15 minutes, and its end. 409 without an agent address."""
-        token, until = secrets.token_urlsafe(32), now() + ENROLMENT
-        with self._database.transaction() as session:
-            _locked(session, node_id)
-            agent = session.get(Agent, node_id, with_for_update=True)
-            if agent is None:
-                raise Refusal("NODE_STATE", f"The node {node_id} was registered without configuration.agent_address")
-            agent.enrolment_sha256 = hashlib.sha256(token.encode()).hexdigest()
-            agent.enrolment_expires_at = until
-            audit.record(session, "node", "enrolment", resource=("node", node_id))
-        return token, until
 
     # Watching
 

@@ -87,7 +87,7 @@ class Payouts:
                 raise Refusal("POOT_STATE", f"The PoOT {poot_id} is {poots[poot_id].status}, not validated")
         subjects = {poot.subject_id for poot in poots.values()}
         found = select(Node.node_id, Node.operator).where(Node.node_id.in_(subjects))
-        operators = dict(session.execute(found).tuples().all())
+        operators = dict(session.execute(found).all())
         moment = now()
         payouts = [
             self._payout(poots[poot_id], wallet, batch, poots[poot_id].subject_id in operators, moment)

@@ -60,7 +60,7 @@ class Pools:
     def page(self, page: Page) -> tuple[list[PoolView], int]:
         with self._database.read() as session:
             pools, total = fetch(session, select(Pool).order_by(Pool.pool_id), page)
-            counts = dict(session.execute(select(Node.pool_id, func.count()).group_by(Node.pool_id)).tuples().all())
+            counts = dict(session.execute(select(Node.pool_id, func.count()).group_by(Node.pool_id)).all())
         return [PoolView(pool, counts.get(pool.pool_id, 0)) for pool in pools], total
 
     def get(self, pool_id: str) -> PoolView:

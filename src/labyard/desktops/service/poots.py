@@ -230,12 +230,12 @@ class Poots:
             poots, total = fetch(session, query, page)
             ids = [poot.poot_id for poot in poots]
             paid = select(Payout.poot_id, Payout.payout_id).where(Payout.poot_id.in_(ids))
-            payouts = dict(session.execute(paid).tuples().all())
+            payouts = dict(session.execute(paid).all())
         return [(poot, payouts.get(poot.poot_id)) for poot in poots], total
 
     def statistics(self) -> dict[str, Any]:
         with self._database.read() as session:
-            counts = dict(session.execute(select(Poot.status, func.count()).group_by(Poot.status)).tuples().all())
+            counts = dict(session.execute(select(Poot.status, func.count()).group_by(Poot.status)).all())
             average = session.scalar(select(func.avg(Poot.score)).where(Poot.status == PootStatus.VALIDATED))
             return {
                 "total_poot": sum(counts.values()),
@@ -377,7 +377,7 @@ def _repeated_outputs(session: Session, poots: list[Poot]) -> set[str]:
         .where(Poot.output_hash.in_(hashes))
         .group_by(Poot.output_hash)
     )
-    oldest = dict(session.execute(first).tuples().all())
+    oldest = dict(session.execute(first).all())
     return {poot.poot_id for poot in poots if oldest[poot.output_hash] < poot.submitted_at}
 
 

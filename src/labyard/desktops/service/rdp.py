@@ -122,6 +122,15 @@ class RdpServers:
     def password(self, server: RdpServer) -> str:
         return self._keyring.open(server.password_sealed, server.server_id).decode()
 
+    def rewrap(self) -> int:
+        """Seal every password with the newest key; how many."""
+        with self._database.transaction() as session:
+            servers = session.scalars(select(RdpServer).with_for_update()).all()
+            for server in servers:
+                opened = self._keyring.open(server.password_sealed, server.server_id)
+                server.password_sealed = self._keyring.seal(opened, server.server_id)
+        return len(servers)
+
     # Making and changing
 
     def create(self, body: RdpIn, who: Principal) -> ServerView:

@@ -47,28 +47,35 @@ class TokenKeys:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        content = read_private(path)
-        if content is None:
+        if read_private(path) is None:
             with suppress(FileExistsError):  # another process was quicker
                 write_private(path, _fresh({}))
-            content = read_private(path)
+        self._load()
+
+    def public(self, kid: str) -> Ed25519PublicKey | None:
+        if kid not in self._public and self._path.stat().st_mtime_ns != self._read_at:
+            self._load()  # another process has added one
+        return self._public.get(kid)
+
+    def rotate(self) -> str:
+        """Add a key that signs from now on, in other processes from their next start on. Its id."""
+        found = json.loads(read_private(self._path) or b"{}")
+        write_private(self._path, _fresh(found["keys"]), replace=True)
+        self._load()
+        return self.current
+
+    def _load(self) -> None:
+        self._read_at = self._path.stat().st_mtime_ns
         try:
-            found = json.loads(content or b"")
+            found = json.loads(read_private(self._path) or b"")
             private = {
                 kid: Ed25519PrivateKey.from_private_bytes(base64.b64decode(raw)) for kid, raw in found["keys"].items()
             }
             self.current: str = found["current"]
             self.signing = private[self.current]
         except (ValueError, KeyError, TypeError):
-            raise KeyFileError(f"{path} is no file of token keys") from None
-        self.public: dict[str, Ed25519PublicKey] = {kid: key.public_key() for kid, key in private.items()}
-
-    def rotate(self) -> str:
-        """Add a key that signs from the next start on. Its id."""
-        found = json.loads(read_private(self._path) or b"{}")
-        write_private(self._path, _fresh(found["keys"]), replace=True)
-        self.__init__(self._path)  # type: ignore[misc]
-        return self.current
+            raise KeyFileError(f"{self._path} is no file of token keys") from None
+        self._public = {kid: key.public_key() for kid, key in private.items()}
 
 
 def _fresh(keys: dict[str, str]) -> bytes:
@@ -108,7 +115,7 @@ class Tokens:
             header = jwt.get_unverified_header(token)
             if header.get("alg") != ALGORITHM:
                 raise _bad("The token is not signed with EdDSA")
-            key = self._keys.public.get(str(header.get("kid")))
+            key = self._keys.public(str(header.get("kid")))
             if key is None:
                 raise _bad("The token is signed with a key that is not this service's")
             claims: dict[str, Any] = jwt.decode(

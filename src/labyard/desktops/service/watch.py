@@ -153,7 +153,7 @@ class Watch:
     def _look(self, node_id: str, status: str, hardware: dict[str, Any]) -> None:
         moment = time.monotonic()
         if self._shared.agents.hosts(node_id) and moment - self._asked.get(node_id, -HEARTBEAT) >= HEARTBEAT:
-            self._shared.agents.of(node_id).ping()
+            self._nodes.met(node_id, self._shared.agents.of(node_id).ping())
             self._nodes.heartbeat(node_id, now())
             self._asked[node_id] = moment
         if status != NodeStatus.ACTIVE:

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 FEES = "fees"
 ATTEMPTS = 3
 # One at a time: the limits of a day are over all wallets.
-LOCK = text("SELECT pg_advisory_xact_lock(20257703)")
+LOCK = text("SELECT pg_advisory_xact_lock(20257704)")
 
 
 class Withdrawals:
@@ -100,7 +100,7 @@ class Withdrawals:
             .order_by(Payout.created_at, Payout.payout_id)
             .with_for_update(of=Payout)
         )
-        rows = session.execute(query).tuples().all()
+        rows = session.execute(query).all()
         balance = sum((payout.amount for payout, _ in rows), Decimal(0))
         if balance < LEAST_WITHDRAWAL:
             raise Refusal("PAYOUT_STATE", f"The wallet has {balance} USDT to withdraw; the least is {LEAST_WITHDRAWAL}")
@@ -139,7 +139,7 @@ class Withdrawals:
         booked = select(AccountEntry.account, AccountEntry.amount).where(
             AccountEntry.kind == "withdrawal", AccountEntry.reference == withdrawal.withdrawal_id
         )
-        back = [(account, -value) for account, value in session.execute(booked).tuples()]
+        back = [(account, -value) for account, value in session.execute(booked)]
         session.execute(insert(AccountEntry), transfer("release", withdrawal.withdrawal_id, back))
         session.execute(
             update(Payout).where(Payout.withdrawal_id == withdrawal.withdrawal_id).values(withdrawal_id=None)
