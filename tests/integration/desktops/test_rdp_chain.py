@@ -14,7 +14,7 @@ from integration.desktops.conftest import Caller
 from integration.desktops.test_desktops_rdp import SAMPLE, create, until
 from integration.desktops.test_rdp_servers import pytestmark as needs_xrdp
 from integration.desktops.test_rdp_servers import running_servers
-from labyard.desktops.agent.__main__ import serve_until, unix_socket
+from labyard.desktops.agent.listen import serve_until, unix_socket
 from labyard.desktops.agent.node import NodeFacts
 from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.agent.settings import Settings as AgentSettings
