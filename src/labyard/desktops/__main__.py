@@ -2,6 +2,7 @@
 
 from labyard.core.serve import serve
 from labyard.desktops.app import build
+from labyard.desktops.https import secure
 from labyard.desktops.settings import Settings
 
-serve(Settings, build)
+serve(Settings, build, secure)

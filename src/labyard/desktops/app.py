@@ -22,10 +22,11 @@ from labyard.core.settings import networks
 from labyard.desktops.adapters.agent import Agents
 from labyard.desktops.adapters.agents import KnownAgents
 from labyard.desktops.adapters.live import Live
-from labyard.desktops.api import admin, audit, auth, ledger, nodes, poot, rdp, sessions
+from labyard.desktops.api import admin, agents, audit, auth, ledger, nodes, poot, rdp, sessions
 from labyard.desktops.api.answers import crash, handle_errors, plain_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.health import checks, health_router
+from labyard.desktops.authority import Authority
 from labyard.desktops.service import Desktops
 from labyard.desktops.settings import Settings
 
@@ -52,8 +53,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 ROUTERS = (
-    auth.public, auth.private, auth.users, audit.router, nodes.router, rdp.router, poot.router, poot.payouts,
-    sessions.router, ledger.router, admin.router,
+    auth.public, agents.public, auth.private, auth.users, audit.router, nodes.router, rdp.router, poot.router,
+    poot.payouts, sessions.router, ledger.router, admin.router,
 )  # fmt: skip
 
 
@@ -62,7 +63,8 @@ def connect(settings: Settings) -> Database:
 
 
 def known_agents(settings: Settings, database: Database) -> KnownAgents:
-    return KnownAgents(database, settings.agent_deadline, settings.agent_socket)
+    tls = Authority(settings.keys).client_context()
+    return KnownAgents(database, settings.agent_deadline, settings.agent_socket, tls)
 
 
 def build(settings: Settings, agents: Agents | None = None) -> FastAPI:
@@ -95,7 +97,7 @@ def build(settings: Settings, agents: Agents | None = None) -> FastAPI:
     )
     app.state.desktops = service
     app.state.idempotency = service.idempotency
-    app.state.gate = Gate(settings, live, service.auth, database)
+    app.state.gate = Gate(settings, live, service.auth, service.enrolment, database)
     for router in ROUTERS:
         app.include_router(router, prefix=API)
     app.include_router(health_router(Health(checks(service)), metrics, version("labyard")))

@@ -88,7 +88,7 @@ FURTHER: list[tuple[str, str, Roles]] = [
     ("DELETE", "/users/x", roles.ADMIN),
     ("POST", "/admin/reset", roles.ADMIN),
 ]
-OPEN = {("POST", f"{API}/auth/token"), ("POST", f"{API}/auth/refresh")}
+OPEN = {("POST", f"{API}/auth/token"), ("POST", f"{API}/auth/refresh"), ("POST", f"{API}/agents/enrol")}
 
 
 def mounted(http: TestClient) -> set[tuple[str, str]]:

@@ -19,8 +19,10 @@ from labyard.core.middleware import HEADERS
 from labyard.desktops import audit
 from labyard.desktops.adapters.live import Live
 from labyard.desktops.errors import Refusal
+from labyard.desktops.https import PEER
 from labyard.desktops.roles import Principal, Role
 from labyard.desktops.service.auth import Auth
+from labyard.desktops.service.enrolment import Enrolment
 from labyard.desktops.service.tokens import ACCESS, Claims
 from labyard.desktops.settings import Settings
 
@@ -59,8 +61,9 @@ class LocalBuckets:
 
 
 class Gate:
-    def __init__(self, settings: Settings, live: Live, auth: Auth, database: Database) -> None:
+    def __init__(self, settings: Settings, live: Live, auth: Auth, enrolment: Enrolment, database: Database) -> None:
         self._live = live
+        self._enrolment = enrolment
         self._auth = auth
         self._database = database
         self._local = LocalBuckets()
@@ -77,7 +80,7 @@ class Gate:
 
     async def admit(self, request: Request) -> Principal:
         """The caller. Refusal 401 or 429."""
-        principal = agent_of(request)
+        principal = await self._agent(request)
         claims: Claims | None = None
         if principal is None:
             try:
@@ -103,6 +106,18 @@ class Gate:
         else:
             self._judge(request, rate, *self._local.take(f"user:{principal.subject}", rate))
         return principal
+
+    async def _agent(self, request: Request) -> Principal | None:
+        """The agent behind a client certificate, which the handshake has checked. 401 when it was replaced."""
+        shown: bytes | None = request.scope.get("extensions", {}).get(PEER, {}).get("certificate")
+        if shown is None:
+            return None
+        node_id = await run_in_threadpool(self._enrolment.node_of, shown)
+        if node_id is None:
+            refusal = Refusal("AUTH_INVALID", "The certificate is no agent's any more")
+            await self._turn_away(request, refusal, True)
+            raise refusal
+        return Principal(f"agent:{node_id}", frozenset({Role.AGENT}), node_id=node_id)
 
     async def count(self, request: Request, rate: Rate) -> None:
         """One request of an address: for the open routes. Refusal 429."""
@@ -151,9 +166,3 @@ class Gate:
                 f"Too many requests: {rate.a_minute} a minute; try again in {wait} s",
                 headers={"Retry-After": str(wait)},
             )
-
-
-def agent_of(request: Request) -> Principal | None:
-    """The agent behind a client certificate, where the listener has checked one."""
-    node = request.scope.get("extensions", {}).get("labyard.agent", {}).get("node_id")
-    return Principal(f"agent:{node}", frozenset({Role.AGENT}), node_id=node) if node else None

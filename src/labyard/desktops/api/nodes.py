@@ -156,7 +156,7 @@ def heartbeat(who: NodeReporter, node_id: NodeId, service: Service, body: Heartb
 @router.post("/{node_id}/enrolment", response_model=EnrolmentOut, status_code=201)
 def enrolment(who: NodeOperator, node_id: NodeId, service: Service) -> dict[str, Any]:
     """A token with which the node's agent gets its certificate: once, within 15 minutes."""
-    token, until = service.nodes.enrol(node_id)
+    token, until = service.enrolment.offer(node_id)
     return {"node_id": node_id, "enrolment_token": token, "expires_at": until}
 
 

@@ -259,6 +259,18 @@ class NodeStatisticsOut(Sums):
     total_pools: int
 
 
+class EnrolIn(Body):
+    token: str = Field(min_length=1, max_length=128)
+    # PKCS 10, in PEM.
+    request: str = Field(min_length=1, max_length=16384)
+
+
+class EnrolledOut(Answer):
+    node_id: str
+    certificate: str
+    authority: str
+
+
 class EnrolmentOut(Answer):
     node_id: str
     enrolment_token: str

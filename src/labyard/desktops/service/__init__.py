@@ -9,8 +9,10 @@ from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Agents, NoAgents
 from labyard.desktops.adapters.live import Live
 from labyard.desktops.adapters.settlement import Settlement
+from labyard.desktops.authority import Authority
 from labyard.desktops.keyring import Keyring
 from labyard.desktops.service.auth import Auth
+from labyard.desktops.service.enrolment import Enrolment
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
 from labyard.desktops.service.payouts import Payouts
@@ -56,6 +58,7 @@ class Desktops:
         self.pools = Pools(database)
         self.node_usage = NodeUsage(self.shared)
         self.nodes = Nodes(self.shared, self.node_usage)
+        self.enrolment = Enrolment(database, Authority(settings.keys))
         self.poots = Poots(self.shared)
         self.payouts = Payouts(self.shared)
         self.withdrawals = Withdrawals(self.shared, settlement)

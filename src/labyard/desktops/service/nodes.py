@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,7 +40,6 @@ from labyard.desktops.service.usage import NodeUsage
 log = structlog.get_logger(__name__)
 
 SLOT = 30  # seconds: one heartbeat counts in each
-ENROLMENT = timedelta(minutes=15)
 TOLERANCE = 1.05  # declared hardware may be this much above what is observed
 STARTABLE = (NodeStatus.INACTIVE, NodeStatus.MAINTENANCE, NodeStatus.ERROR)
 STOPPABLE = (NodeStatus.ACTIVE, NodeStatus.UNREACHABLE, NodeStatus.MAINTENANCE, NodeStatus.ERROR)
@@ -296,19 +293,6 @@ class Nodes:
                 session.flush()
                 audit.record(session, "node", "move", resource=("node", node_id), details={"from": old, "to": pool_id})
             return _place(session, node)
-
-    def enrol(self, node_id: str) -> tuple[str, datetime]:
-        """A token for the node's agent, good once and for 15 minutes, and its end. 409 without an agent address."""
-        token, until = secrets.token_urlsafe(32), now() + ENROLMENT
-        with self._database.transaction() as session:
-            _locked(session, node_id)
-            agent = session.get(Agent, node_id, with_for_update=True)
-            if agent is None:
-                raise Refusal("NODE_STATE", f"The node {node_id} was registered without configuration.agent_address")
-            agent.enrolment_sha256 = hashlib.sha256(token.encode()).hexdigest()
-            agent.enrolment_expires_at = until
-            audit.record(session, "node", "enrolment", resource=("node", node_id))
-        return token, until
 
     # Watching
 

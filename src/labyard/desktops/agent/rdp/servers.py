@@ -335,6 +335,7 @@ class Servers:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         sockets = place.run / "sockdir"
         sockets.mkdir()
+        shutil.chown(sockets, 0, DAEMON_USER)  # the desktop's sockets get its group, so that xrdp may connect
         sockets.chmod(0o3777)
 
     def _measure(self, server_id: str, place: Place, made: Made) -> None:
