@@ -13,6 +13,7 @@ from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.enrolment import Enrolment
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.own_poot import OwnPoot
 from labyard.desktops.service.payouts import Payouts
 from labyard.desktops.service.pools import Pools
 from labyard.desktops.service.poots import Poots
@@ -56,6 +57,7 @@ class Desktops:
         self.nodes = Nodes(self.shared, self.node_usage)
         self.enrolment = Enrolment(database, Authority(settings.keys))
         self.poots = Poots(self.shared)
+        self.own_poot = OwnPoot(self.shared, self.nodes, self.poots)
         self.payouts = Payouts(self.shared)
         self.withdrawals = Withdrawals(self.shared, settlement)
         self.rdp_usage = ServerUsage(self.shared)
@@ -68,7 +70,10 @@ class Desktops:
             [self.rdp.rewrap],
             [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local],
         )
-        tidy = [self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old]
+        tidy = [
+            self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old,
+            self.own_poot.hourly,
+        ]  # fmt: skip
         self.watch = Watch(
             self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]
         )
