@@ -15,6 +15,7 @@ from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.enrolment import Enrolment
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.own_poot import OwnPoot
 from labyard.desktops.service.payouts import Payouts
 from labyard.desktops.service.pools import Pools
 from labyard.desktops.service.poots import Poots
@@ -60,13 +61,14 @@ class Desktops:
         self.nodes = Nodes(self.shared, self.node_usage)
         self.enrolment = Enrolment(database, Authority(settings.keys))
         self.poots = Poots(self.shared)
+        self.own_poot = OwnPoot(self.shared, self.nodes, self.poots)
         self.payouts = Payouts(self.shared)
         self.withdrawals = Withdrawals(self.shared, settlement)
         self.rdp_usage = ServerUsage(self.shared)
         self.rdp = RdpServers(self.shared, self.rdp_usage)
         self.nodes.stop_server = self.rdp.drain
         self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
-        self.sessions = SessionService(self.shared, SessionServers(self.rdp, settings))
+        self.sessions = SessionService(self.shared, SessionServers(self.rdp, settings), self.own_poot.submit)
         # What each part seals with the keyring, and what must be there even when all else is gone.
         self.upkeep = Upkeep(
             self.shared,
@@ -75,7 +77,7 @@ class Desktops:
         )
         tidy: list[Callable[[], object]] = [
             self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old,
-            self.sessions.retention.sweep, self.sessions.recordings.reconcile,
+            self.own_poot.hourly, self.sessions.retention.sweep, self.sessions.recordings.reconcile,
         ]  # fmt: skip
         self.watch = Watch(
             self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]

@@ -10,7 +10,7 @@ from labyard.desktops.service.ledger import SqlLedger
 from labyard.desktops.service.samples import Samples
 from labyard.desktops.service.sessions.binding import Provisioner
 from labyard.desktops.service.sessions.chunks import Chunks
-from labyard.desktops.service.sessions.parts import Parts
+from labyard.desktops.service.sessions.parts import OnSealed, Parts
 from labyard.desktops.service.sessions.recordings import Recordings
 from labyard.desktops.service.sessions.records import Records
 from labyard.desktops.service.sessions.retention import Retention
@@ -24,9 +24,11 @@ NODE_SAMPLES, SERVER_SAMPLES = timedelta(days=90), timedelta(days=7)
 
 
 class SessionService:
-    """Without a `provisioner` no server is made for a session."""
+    """Without a `provisioner` no server is made for a session; `on_sealed` hears of each that is sealed."""
 
-    def __init__(self, shared: Shared, provisioner: Provisioner | None = None) -> None:
+    def __init__(
+        self, shared: Shared, provisioner: Provisioner | None = None, on_sealed: OnSealed | None = None
+    ) -> None:
         settings, database = shared.settings, shared.database
         self.ledger = SqlLedger(database, settings.keys / LEDGER_KEY, settings.state_dir / MIRROR)
         self.keys = DataKeys(database, shared.keyring)
@@ -47,6 +49,7 @@ class SessionService:
                 node_samples=Samples(database, shared.live, "node", NODE_SAMPLES),
                 server_samples=Samples(database, shared.live, "rdp", SERVER_SAMPLES),
                 provisioner=provisioner,
+                on_sealed=on_sealed,
             )
         )
 

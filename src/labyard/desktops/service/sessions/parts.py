@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from labyard.core.database import Database
@@ -14,6 +15,10 @@ from labyard.desktops.service.samples import Samples
 from labyard.desktops.service.sessions.binding import Provisioner
 from labyard.desktops.service.sessions.records import Records
 from labyard.desktops.settings import Settings
+
+
+# Of a session: its node, its id, its root.
+OnSealed = Callable[[str, str, str], object]
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,4 @@ class Parts:
     node_samples: Samples
     server_samples: Samples
     provisioner: Provisioner | None
+    on_sealed: OnSealed | None

@@ -215,6 +215,8 @@ class Recordings:
                 ) from error
             self._intakes.pop(session_id, None)
         self._forget(row)
+        if self.parts.on_sealed and row.node_id and row.manifest:
+            self.parts.on_sealed(row.node_id, session_id, row.manifest["merkle_root"])
         return row
 
     def _drain(self, row: DeskSession, give_up_node: bool) -> datetime:
