@@ -16,7 +16,6 @@ from labyard.desktops.service.sessions.binding import Provisioner
 from labyard.desktops.service.sessions.records import Records
 from labyard.desktops.settings import Settings
 
-
 # Of a session: its node, its id, its root.
 OnSealed = Callable[[str, str, str], object]
 
