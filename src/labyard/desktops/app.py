@@ -22,7 +22,7 @@ from labyard.core.settings import networks
 from labyard.desktops.adapters.agent import Agents
 from labyard.desktops.adapters.agents import KnownAgents
 from labyard.desktops.adapters.live import Live
-from labyard.desktops.api import admin, agents, audit, auth, nodes, poot, rdp
+from labyard.desktops.api import admin, agents, audit, auth, ledger, nodes, poot, rdp, sessions
 from labyard.desktops.api.answers import crash, handle_errors, plain_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.health import checks, health_router
@@ -54,7 +54,7 @@ HEADERS = {
 }
 ROUTERS = (
     auth.public, agents.public, auth.private, auth.users, audit.router, nodes.router, rdp.router, poot.router,
-    poot.payouts, admin.router,
+    poot.payouts, sessions.router, ledger.router, admin.router,
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def servers(settings: Settings) -> Iterator[Servers]:
+    with running_servers(settings) as made:
+        yield made
+
+
+@contextmanager
+def running_servers(settings: Settings) -> Iterator[Servers]:
+    """Whatever they made is gone afterwards."""
     owner = settings.unit_prefix
     parts = Parts(Processes(settings.servers_dir), Accounts(owner), Homes(), Network(owner))
     made = Servers(settings, parts)

@@ -120,6 +120,8 @@ class TestRecording:
         assert node.recorders.sessions() == (spec.session_id,)
         last = node.recorders.stop(spec.session_id).segments
         node.recorders.acknowledge(spec.session_id, last)
+        assert node.recorders.stop(spec.session_id).segments == last
+        node.recorders.acknowledge(spec.session_id, last + 1)
         assert node.recorders.sessions() == ()
         with pytest.raises(AgentRefused):
             node.recorders.status(spec.session_id)

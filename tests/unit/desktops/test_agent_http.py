@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from labyard.core.clock import now
 from labyard.desktops.adapters import agent_http
 from labyard.desktops.adapters.agent import (
     AgentBadResponse,
@@ -34,9 +32,11 @@ from labyard.desktops.adapters.agent import (
     ServerStatus,
     Usage,
 )
-from labyard.desktops.adapters.agent_http import HttpAgent, tls_context
-from labyard.desktops.agent.__main__ import Listening, serve_until, unix_socket
+from labyard.desktops.adapters.agent_http import HttpAgent
+from labyard.desktops.agent.listen import Listening, serve_until, tls, unix_socket
+from labyard.desktops.agent.settings import Settings
 from labyard.desktops.agent.verbs import Verbs
+from labyard.desktops.authority import Authority
 
 SERVER = "rdp-0123456789abcdef"
 SESSION = "sess-0123456789abcdef"
@@ -237,72 +237,39 @@ def answering(path: Path, *answers: bytes) -> Iterator[None]:
 
 
 class TestMutualTls:
-    def test_only_who_shows_a_certificate_is_answered(self, servers: Servers, tmp_path: Path) -> None:
-        authority, agent_files, service_files = certificates(tmp_path)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(*agent_files)
-        context.load_verify_locations(authority)
-        context.verify_mode = ssl.CERT_REQUIRED
+    def test_only_the_service_is_answered(self, servers: Servers, tmp_path: Path) -> None:
+        authority = Authority(tmp_path / "keys")
+        mine, other = (signed(authority, tmp_path / name, name) for name in ("node_1", "node_2"))
+        settings = Settings(
+            tls_host="127.0.0.1", certificate=mine[0], key=mine[1], authority=authority.certificate_file
+        )
         listening = socket.create_server(("127.0.0.1", 0))
         address = f"https://127.0.0.1:{listening.getsockname()[1]}"
-        with serving(servers, (listening, context)):
-            service = HttpAgent("node_1", address, tls_context(authority, *service_files))
+        with serving(servers, (listening, tls(settings))):
+            service = HttpAgent("node_1", address, authority.client_context())
             assert service.ping()["node_id"] == "node_1"
             service.close()
-            stranger = ssl.create_default_context(cafile=str(authority))
+            agent = ssl.create_default_context(cafile=str(authority.certificate_file))
+            agent.load_cert_chain(*other)
+            caller = HttpAgent("node_1", address, agent)
+            with pytest.raises(AgentRefused, match="the service only"):
+                caller.ping()
+            caller.close()
+            nobody = ssl.create_default_context(cafile=str(authority.certificate_file))
             with pytest.raises(AgentUnreachable):
-                HttpAgent("node_1", address, stranger, deadline=1).ping()
+                HttpAgent("node_1", address, nobody, deadline=1).ping()
 
 
-def certificates(folder: Path) -> tuple[Path, tuple[Path, Path], tuple[Path, Path]]:
-    """An authority, and (certificate, key) of an agent at 127.0.0.1 and of the service."""
-    import ipaddress
-
+def signed(authority: Authority, folder: Path, node_id: str) -> tuple[Path, Path]:
+    """Certificate and key of an agent at 127.0.0.1."""
+    folder.mkdir()
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-
-    def signed(subject: x509.Name, public: Any, *extensions: tuple[x509.ExtensionType, bool]) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now() - timedelta(days=1))
-            .not_valid_after(now() + timedelta(days=1))
-        )
-        for extension, critical in extensions:
-            builder = builder.add_extension(extension, critical)
-        return builder.sign(key, hashes.SHA256())
-
-    def write(path: Path, certificate: x509.Certificate) -> Path:
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        return path
-
-    root = write(
-        folder / "ca.pem",
-        signed(
-            name,
-            key.public_key(),
-            (x509.BasicConstraints(ca=True, path_length=0), True),
-            (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-        ),
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node_id)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    certificate = authority.sign(request.public_bytes(serialization.Encoding.PEM).decode(), node_id, "127.0.0.1")
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    pairs = []
-    for who in ("agent", "service"):
-        own = ec.generate_private_key(ec.SECP256R1())
-        certificate = signed(
-            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, who)]),
-            own.public_key(),
-            (x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False),
-            (x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), False),
-        )
-        secret = folder / f"{who}.key"
-        secret.write_bytes(
-            own.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        pairs.append((write(folder / f"{who}.pem", certificate), secret))
-    return root, pairs[0], pairs[1]
+    return files

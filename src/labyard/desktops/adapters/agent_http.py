@@ -6,7 +6,6 @@ import json
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -194,12 +193,3 @@ def _read_all(response: httpx.Response, until: float) -> bytes:
         if len(content) > MAX_ANSWER:
             raise ValueError(f"it is longer than {MAX_ANSWER} bytes")
     return bytes(content)
-
-
-def tls_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """For calls to agents: their certificates must be of `authority`; ours is shown. OSError, ssl.SSLError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(authority)
-    context.load_cert_chain(certificate, key)
-    return context

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import structlog
 from anyio import to_thread
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
@@ -19,6 +21,7 @@ from labyard.core.context import Caller, set_caller
 from labyard.desktops.adapters import agent_wire as wire
 from labyard.desktops.adapters.agent import AgentRefused
 from labyard.desktops.agent.verbs import Verbs
+from labyard.desktops.https import PEER
 
 log = structlog.get_logger(__name__)
 
@@ -27,11 +30,15 @@ MAX_BODY = 256 * 1024  # bytes
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def build(verbs: Verbs) -> Starlette:
+def build(verbs: Verbs, caller: str | None = None) -> Starlette:
+    """`caller` is whose certificate a call must come with; None: the socket is closed to others."""
+
     async def call(request: Request) -> Response:
         name = request.path_params["name"]
         asked_id = request.headers.get("x-request-id", "")
         set_caller(Caller(request_id=asked_id if _REQUEST_ID.fullmatch(asked_id) else ""))
+        if caller is not None and _shown_name(request) != caller:
+            return _refusal(403, "AUTH_FORBIDDEN", "this agent answers the service only")
         if name not in verbs.names():
             return _refusal(404, "INTERNAL", f"this agent knows no verb {name[:64]!r}")
         body = b""
@@ -61,6 +68,15 @@ def build(verbs: Verbs) -> Starlette:
             return _refusal(500, "INTERNAL", "the agent failed; its log says why")
 
     return Starlette(routes=[Route("/verbs/{name}", call, methods=["POST"])])
+
+
+def _shown_name(request: Request) -> str | None:
+    """The common name of the certificate that the caller has shown."""
+    shown = request.scope.get("extensions", {}).get(PEER, {}).get("certificate")
+    if not shown:
+        return None
+    names = x509.load_der_x509_certificate(shown).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else None
 
 
 def _frames(verbs: Verbs, body: bytes) -> Iterator[bytes]:

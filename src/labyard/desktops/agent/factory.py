@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from labyard.desktops.adapters.recorder import Recorder
 from labyard.desktops.agent.displays import NodeDisplays
 from labyard.desktops.agent.rdp.account import Accounts
@@ -20,6 +22,23 @@ def make_recorder(settings: Settings, servers: Servers) -> Recorder:
     units.prepare()
     displays = NodeDisplays(servers, settings.runtime_dir / "cookies")
     return Recorders(settings.runtime_dir / "recorders", settings.spool_dir, units, displays)
+
+
+def purge(settings: Settings) -> None:
+    """Servers, recorders, accounts, units, keys: all that the agent made. It must not run. AdapterError, OSError."""
+    servers = make_servers(settings)
+    for server_id in servers.known():
+        servers.delete(server_id)
+    runtime = settings.runtime_dir / "recorders"
+    recorders = SystemdRecorders(settings.unit_prefix, runtime, settings.spool_dir)
+    for folder in runtime.iterdir() if runtime.exists() else ():
+        recorders.stop(folder.name)
+    for templates in (recorders, Systemd(settings.unit_prefix, settings.servers_dir)):
+        templates.remove()
+    for folder in (settings.runtime_dir, settings.state_dir):
+        if folder.exists():
+            shutil.rmtree(folder)
+    settings.socket.unlink(missing_ok=True)
 
 
 def make_servers(settings: Settings) -> Servers:

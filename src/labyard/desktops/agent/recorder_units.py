@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from labyard.desktops.agent.rdp.run import run
-from labyard.desktops.agent.rdp.systemd import UNITS, show, write_templates
+from labyard.desktops.agent.rdp.systemd import UNITS, remove_templates, show, write_templates
 
 STOP_TIMEOUT = 15  # seconds for the open slice
 
@@ -48,7 +48,11 @@ class SystemdRecorders:
 
     def prepare(self) -> None:
         """The template is there. AdapterError."""
-        write_templates(self._units, {f"{self._owner}-recorder@.service": self.template()})
+        write_templates(self._units, {self._unit(""): self.template()})
+
+    def remove(self) -> None:
+        """The template is gone."""
+        remove_templates(self._units, [self._unit("")])
 
     def template(self) -> str:
         return TEMPLATE.format(

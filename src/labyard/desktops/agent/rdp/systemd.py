@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,9 +80,11 @@ class Systemd:
         # Shared by all servers, so that X sockets can be reached: who connects needs the display's cookie.
         X_SOCKETS.mkdir(exist_ok=True)
         X_SOCKETS.chmod(0o1777)
-        write_templates(
-            self._units, {f"{self._owner}-{service}@.service": self.template(service) for service in SERVICES}
-        )
+        write_templates(self._units, {self._unit("", service): self.template(service) for service in SERVICES})
+
+    def remove(self) -> None:
+        """The templates are gone."""
+        remove_templates(self._units, [self._unit("", service) for service in SERVICES])
 
     def template(self, service: str) -> str:
         common = _COMMON.format(owner=self._owner, servers=self._servers, stop=STOP_TIMEOUT)
@@ -178,6 +180,14 @@ def write_templates(folder: Path, templates: Mapping[str, str]) -> None:
     for name, text in changed.items():
         (folder / name).write_text(text)
     if changed:
+        run("systemctl", "daemon-reload")
+
+
+def remove_templates(folder: Path, names: Sequence[str]) -> None:
+    there = [folder / name for name in names if (folder / name).exists()]
+    for path in there:
+        path.unlink()
+    if there:
         run("systemctl", "daemon-reload")
 
 
