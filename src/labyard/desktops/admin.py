@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,11 +45,10 @@ app.add_typer(key, name="key")
 def _settings() -> Settings:
     # The service's own, where this command was not given them.
     try:
-        return Settings(_env_file=ENVIRONMENT if ENVIRONMENT.exists() else None)  # type: ignore[call-arg]
+        readable = os.access(ENVIRONMENT, os.R_OK)
+        return Settings(_env_file=ENVIRONMENT if readable else None)  # type: ignore[call-arg]
     except ValidationError as error:
         raise _failed("The settings are wrong:", *problems(Settings, error)) from None
-    except PermissionError:
-        raise _failed(f"{ENVIRONMENT} cannot be read: run this as the service's user or as root") from None
 
 
 @contextmanager
