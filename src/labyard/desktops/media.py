@@ -73,7 +73,7 @@ def _copied(slices: Iterable[bytes], output: av.container.OutputContainer) -> It
 
 
 def _encoded(slices: Iterable[bytes], output: av.container.OutputContainer, size: tuple[int, int]) -> Iterator[None]:
-    stream = output.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "20"})
+    stream = output.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "20", "bf": "0"})
     stream.width, stream.height = size
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = CLOCK
