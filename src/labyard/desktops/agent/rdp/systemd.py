@@ -14,6 +14,7 @@ from labyard.desktops.agent.rdp.run import run
 from labyard.desktops.agent.rdp.units import SERVICES, SESMAN, XRDP, Limits, UnitState
 
 UNITS = Path("/run/systemd/system")
+CONTROL = Path("/run/systemd/system.control")  # where set-property writes
 X_SOCKETS = Path("/tmp/.X11-unix")
 STOP_TIMEOUT = 10  # seconds until systemd kills
 MIB = 2**20
@@ -152,9 +153,10 @@ class Systemd:
         return tuple(run("journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *names).splitlines())
 
     def known(self) -> frozenset[str]:
-        listed = run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"{self._owner}-*")
-        listed += "\n".join(str(path.name) for path in Path("/run/systemd/system.control").glob(f"{self._owner}-rdp-*"))
-        return frozenset(self._ours.findall(listed))
+        # Not --all: systemd goes on to name units for a while that are over.
+        listed = run("systemctl", "list-units", "--plain", "--no-legend", f"{self._owner}-*").splitlines()
+        names = [line.split()[0] for line in listed] + [path.stem for path in CONTROL.glob(f"{self._owner}-rdp-*")]
+        return frozenset(found[1] for name in names if (found := self._ours.fullmatch(name)))
 
     def _unit(self, key: str, service: str) -> str:
         return f"{self._owner}-{service}@{key}.service"
