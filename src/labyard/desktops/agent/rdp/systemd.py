@@ -107,11 +107,7 @@ class Systemd:
         }
 
     def start(self, key: str, service: str) -> None:
-        unit = self._unit(key, service)
-        # A unit that failed often and fast is refused by systemd until it is told to forget that.
-        if self.state(key, service).active == "failed":
-            run("systemctl", "reset-failed", unit)
-        run("systemctl", "start", unit)
+        run("systemctl", "start", self._unit(key, service))
 
     def stop(self, key: str) -> None:
         names = [self._unit(key, service) for service in reversed(SERVICES)]
@@ -121,11 +117,11 @@ class Systemd:
             if time.monotonic() > until:
                 raise AdapterError(f"{len(left)} processes of {self._slice(key)} do not end")
             time.sleep(0.05)
-
-    def forget(self, key: str) -> None:
-        for unit in (*(self._unit(key, service) for service in SERVICES), self._slice(key)):
+        for unit in (*names, self._slice(key)):
             if show(unit, "ActiveState").get("ActiveState") == "failed":
                 run("systemctl", "reset-failed", unit)
+
+    def forget(self, key: str) -> None:
         if show(self._slice(key), "DropInPaths").get("DropInPaths"):
             run("systemctl", "revert", self._slice(key))
 
