@@ -76,5 +76,7 @@ lock: ## resolve pyproject.toml into requirements.lock, and what the hosts need 
 	@$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
 	@python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["service"], sep="\n")' \
 	  | $(COMPILE) --no-annotate --constraint requirements.lock - --output-file $(SERVICE_ROLE)/requirements-service.txt
+	@python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras["service"], *extras["desktops"], sep="\n")' \
+	  | $(COMPILE) --no-annotate --constraint requirements.lock - --output-file $(SERVICE_ROLE)/requirements-desktops.txt
 	@$(COMPILE) --no-annotate --group bmc --output-file roles/bmc/files/requirements-bmc.txt
 	@echo 'uv>=0.8,<1' | $(COMPILE) --no-annotate - --output-file $(SERVICE_ROLE)/requirements-uv.txt

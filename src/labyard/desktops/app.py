@@ -22,7 +22,7 @@ from labyard.core.settings import networks
 from labyard.desktops.adapters.agent import Agents
 from labyard.desktops.adapters.agents import KnownAgents
 from labyard.desktops.adapters.live import Live
-from labyard.desktops.api import admin, agents, audit, auth, nodes, poot, rdp
+from labyard.desktops.api import admin, agents, audit, auth, ledger, nodes, poot, rdp, sessions
 from labyard.desktops.api.answers import crash, handle_errors, plain_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.health import checks, health_router
@@ -54,12 +54,25 @@ HEADERS = {
 }
 ROUTERS = (
     auth.public, agents.public, auth.private, auth.users, audit.router, nodes.router, rdp.router, poot.router,
-    poot.payouts, admin.router,
+    poot.payouts, sessions.router, ledger.router, admin.router,
 )  # fmt: skip
 
 
 def connect(settings: Settings) -> Database:
     return Database(settings.database_url, **CONNECTIONS)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI, without the 422 that FastAPI puts everywhere: bad input is 400 here."""
+    if app.openapi_schema is None:
+        found = FastAPI.openapi(app)
+        for operations in found["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            found["components"]["schemas"].pop(name, None)
+        app.openapi_schema = found
+    return app.openapi_schema
 
 
 def known_agents(settings: Settings, database: Database) -> KnownAgents:
@@ -102,6 +115,7 @@ def build(settings: Settings, agents: Agents | None = None) -> FastAPI:
         app.include_router(router, prefix=API)
     app.include_router(health_router(Health(checks(service)), metrics, version("labyard")))
     handle_errors(app)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

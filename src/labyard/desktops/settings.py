@@ -83,6 +83,11 @@ class Settings(Served):
     # Sessions
     session_provisioning: Literal["attach", "auto", "none"] = "attach"
     session_external_hosts: str = Field(default="", description="Host names and addresses, comma separated.")
+    session_auto_cpu: float = Field(default=1.0, ge=0.1, le=8.0, description="Cores of a server made for a session.")
+    session_auto_memory: int = Field(default=1024, ge=512, le=16384, description="MiB")
+    session_auto_disk: int = Field(default=2048, ge=1024, le=102400, description="MiB")
+    session_auto_network: int = Field(default=1000, ge=100, le=10000, description="Mbit/s")
+    session_auto_keep: bool = Field(default=False, description="Such a server stays when its session is stopped.")
     session_slice: float = Field(default=1.0, ge=0.5, le=2.0)
     session_storage_reserve: int = Field(default=2 * 2**30, ge=0, description="Bytes of disk that stay free.")
 

@@ -21,6 +21,8 @@ from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
 from labyard.desktops.settings import Settings
 
+from .openapi import Document
+
 API = "/api/v1"
 # Together they may do all 51 operations (contract 4.2).
 OPERATORS = (Role.SESSION_MANAGER, Role.RDP_OPERATOR, Role.NODE_OPERATOR)
@@ -67,8 +69,21 @@ def agents() -> Agents:
     return NoAgents()
 
 
+def document(http: TestClient) -> Document:
+    """The service's OpenAPI document. It is the same in all tests, and costs a second to make."""
+    if not _made:
+        _made.append(Document(http.get("/openapi.json").json()))
+    return _made[0]
+
+
+_made: list[Document] = []
+
+
 class Caller:
-    """A client with a token of some roles. `get`, `post`, … take paths below /api/v1."""
+    """A client with a token of some roles. `get`, `post`, … take paths below /api/v1.
+
+    Every answer is held against the OpenAPI document.
+    """
 
     def __init__(self, http: TestClient, token: str | None) -> None:
         self.http = http
@@ -77,7 +92,9 @@ class Caller:
 
     def request(self, method: str, path: str, **given: Any) -> Any:
         headers = self.headers | given.pop("headers", {})
-        return self.http.request(method, f"{API}{path}", headers=headers, **given)
+        answer = self.http.request(method, f"{API}{path}", headers=headers, **given)
+        document(self.http).check(method, answer.request.url.path, answer)
+        return answer
 
     def get(self, path: str, **given: Any) -> Any:
         return self.request("GET", path, **given)

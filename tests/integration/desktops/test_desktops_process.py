@@ -40,7 +40,7 @@ def pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 class Process:
     """`http` is on loopback; `https()` makes clients of the other listener."""
 
-    def __init__(self, folder: Path, database: str, redis: str) -> None:
+    def __init__(self, folder: Path, database: str, redis: str, **more: str) -> None:
         self.folder = folder
         self.port, self.secure_port = free_port(), free_port()
         self._make_certificate()
@@ -48,7 +48,7 @@ class Process:
             "DESKTOPS_DATABASE_URL": database, "DESKTOPS_REDIS_URL": redis, "DESKTOPS_STATE_DIR": str(folder / "state"),
             "DESKTOPS_BIND_PORT": str(self.port), "DESKTOPS_TLS_HOST": "127.0.0.1",
             "DESKTOPS_TLS_PORT": str(self.secure_port), "DESKTOPS_TLS_CERTIFICATE": str(folder / "server.pem"),
-            "DESKTOPS_TLS_KEY": str(folder / "server.key"), "LABYARD_ENV": "test",
+            "DESKTOPS_TLS_KEY": str(folder / "server.key"), "LABYARD_ENV": "test", **more,
         }  # fmt: skip
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         self.start()

@@ -99,6 +99,7 @@ class TestRecording:
         segments = list(node.recorders.segments(spec.session_id, 0))
 
         assert stopped.state == "stopped"
+        assert stopped.cpu_seconds and stopped.memory_bytes
         assert stopped.audio == {"requested": True, "captured": False, "reason": "the desktop has no audio source"}
         assert [segment.sequence for segment in segments] == list(range(1, stopped.segments + 1))
         assert sum(segment.frame_count for segment in segments) == stopped.frames > 10
@@ -120,6 +121,8 @@ class TestRecording:
         assert node.recorders.sessions() == (spec.session_id,)
         last = node.recorders.stop(spec.session_id).segments
         node.recorders.acknowledge(spec.session_id, last)
+        assert node.recorders.stop(spec.session_id).segments == last
+        node.recorders.acknowledge(spec.session_id, last + 1)
         assert node.recorders.sessions() == ()
         with pytest.raises(AgentRefused):
             node.recorders.status(spec.session_id)
@@ -157,7 +160,8 @@ class TestPause:
         paused = node.recorders.status(spec.session_id)
         node.screen.paint("#00ff00")
         time.sleep(1)  # in which nothing may happen
-        assert node.recorders.status(spec.session_id) == paused
+        again = node.recorders.status(spec.session_id)
+        assert (again.state, again.frames, again.segments) == (paused.state, paused.frames, paused.segments)
         node.screen.paint("#0000ff")
         assert node.recorders.resume(spec.session_id).state == "recording"
         node.wait(spec.session_id, paused.segments + 1)

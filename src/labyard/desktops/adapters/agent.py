@@ -108,7 +108,8 @@ class RecordSpec:
 
 @dataclass(frozen=True)
 class RecordStatus:
-    """`state` is starting, recording, paused, stopped or failed. Frames are counted from the first one captured."""
+    """`state` is starting, recording, paused, stopped or failed. Frames are counted from the first one captured.
+    `cpu_seconds` and `memory_bytes` are what the recorder takes itself."""
 
     session_id: str
     state: str
@@ -123,6 +124,8 @@ class RecordStatus:
     gaps: tuple[Mapping[str, Any], ...]
     audio: Mapping[str, Any] | None
     error: str | None
+    cpu_seconds: float | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,15 @@ def checks(service: Desktops) -> list[Check]:
         read_private(service.settings.keys / "key-encryption.json")
         return None
 
+    def ledger() -> Facts:
+        service.sessions.ledger.ping()
+        return None
+
     return [
         Check("postgresql", timed(service.database.ping), TIMEOUT, required=True),
         Check("redis", timed(redis), TIMEOUT),
         Check("key_file", timed(key_file), TIMEOUT, required=True),
+        Check("ledger", timed(ledger), TIMEOUT, required=True),
     ]
 
 

@@ -18,12 +18,31 @@ from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.json_body import LateJson
 from labyard.desktops.errors import invalid
 from labyard.desktops.roles import Principal
+from labyard.desktops.schemas.access import ErrorOut
 from labyard.desktops.service.idempotency import Idempotency, Stored
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 MAX_KEY = 128
 # Answers that are kept for an Idempotency-Key. Others are asked for anew.
 KEPT = {200, 201, 202, 204, 400, 404, 409}
+
+# What any route may answer besides its own: in the OpenAPI document.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorOut, "description": text}
+    for status, text in (
+        (400, "Body or query are wrong; `details` names the fields"),
+        (401, "No token, or not a good one"),
+        (403, "Not with these roles"),
+        (404, "There is no such thing, or it is another's"),
+        (409, "Not in this state"),
+        (413, "The body is too large"),
+        (429, "Too many requests, or beyond a quota"),
+        (500, "Our fault"),
+        (502, "A node's agent answered nonsense"),
+        (503, "Not now"),
+        (504, "A node's agent did not answer in time"),
+    )
+}
 
 _bearer = HTTPBearer(auto_error=False, bearerFormat="JWT", description="The access_token of POST /auth/token.")
 
@@ -60,11 +79,11 @@ class Open(APIRoute):
 
 
 def guarded(prefix: str, tag: str) -> APIRouter:
-    return APIRouter(prefix=prefix, tags=[tag], route_class=Guarded, dependencies=[Depends(_bearer)])
+    return APIRouter(prefix=prefix, tags=[tag], route_class=Guarded, dependencies=[Depends(_bearer)], responses=ERRORS)
 
 
 def open_to_all(prefix: str, tag: str) -> APIRouter:
-    return APIRouter(prefix=prefix, tags=[tag], route_class=Open)
+    return APIRouter(prefix=prefix, tags=[tag], route_class=Open, responses=ERRORS)
 
 
 async def _once(request: Request, key: str, handler: Handler) -> Response:

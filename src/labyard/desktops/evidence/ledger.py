@@ -77,7 +77,7 @@ class Signer:
         manifest_sha256: str,
     ) -> Entry:
         """The entry after `previous`, or the genesis when there is none."""
-        body = {
+        body: dict[str, Any] = {
             "version": VERSION,
             "block_height": previous["block_height"] + 1 if previous else 0,
             "prev_hash": previous["transaction_hash"] if previous else NO_HASH,
@@ -111,7 +111,7 @@ class Signer:
 
     def head(self, leaves: Sequence[bytes], timestamp: str) -> Head:
         """A signed tree head over these entries' leaf hashes."""
-        body = {
+        body: dict[str, Any] = {
             "version": VERSION,
             "tree_size": len(leaves),
             "root_hash": merkle.root(leaves).hex(),

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -141,5 +141,10 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     return key
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program `labyard-verify`."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -55,8 +55,11 @@ class DeskSession(Versioned, Base):
     audio: Mapped[dict[str, Any] | None]
     frames: Mapped[int] = mapped_column(BigInteger, default=0)
     dropped_frames: Mapped[int] = mapped_column(BigInteger, default=0)
+    # Its node or its server does not answer.
+    degraded: Mapped[bool] = mapped_column(default=False)
     anchoring_status: Mapped[str] = mapped_column(default="pending")
     manifest: Mapped[dict[str, Any] | None]
+    final_statistics: Mapped[dict[str, Any] | None]
 
 
 class SessionError(Base):
@@ -83,6 +86,9 @@ class SessionStage(Base):
     items_processed: Mapped[int] = mapped_column(BigInteger, default=0)
     errors_count: Mapped[int] = mapped_column(default=0)
     processing_time_ms: Mapped[float] = mapped_column(default=0.0)
+    cpu_time_ms: Mapped[float] = mapped_column(default=0.0)
+    # The most that an item took.
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     retry_count: Mapped[int] = mapped_column(default=0)
     error_message: Mapped[str | None]
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from labyard.core import logging
 from labyard.desktops.adapters.agent import RecordSpec
@@ -38,5 +39,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program `labyard-desktop-recorder`."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

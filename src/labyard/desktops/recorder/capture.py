@@ -42,6 +42,8 @@ def frames(number: int, rate: int, cursor: bool) -> Iterator[Frame]:
                     if screen.size() != size:
                         return
                     look = time.monotonic() + SIZE_INTERVAL
+                if picture.pts is None or picture.time_base is None:
+                    raise NoPicture(f"display :{number} gives pictures without a time")
                 at = float(picture.pts * picture.time_base)
                 dropped = slots.take(at)
                 if dropped is not None:

@@ -11,7 +11,6 @@ from av.video.reformatter import Interpolation
 
 CRF = {"low": 34, "medium": 28, "high": 23, "ultra": 18}
 CLOCK = 90_000  # steps a second
-CODEC = "h264"
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,31 @@ class SliceEncoder:
         stream.thread_count = 2
         stream.codec_context.time_base = Fraction(1, CLOCK)
         self._stream = stream
+        self._waiting: av.Packet[av.VideoStream] | None = None
 
     def add(self, picture: av.VideoFrame, at: float) -> None:
         frame = picture.reformat(self.width, self.height, "yuv420p", interpolation=Interpolation.BILINEAR)
         self._last = max(self._last + 1, round((at - self.started_at) * CLOCK)) if self.frame_count else 0
         frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
         for packet in self._stream.encode(frame):
-            self._output.mux(packet)
+            self._put(packet)
         self.frame_count += 1
 
     def close(self, ended_at: float) -> bytes:
         """The media. Its last frame is shown until `ended_at`."""
         for packet in self._stream.encode(None):
-            self._output.mux(packet)
+            self._put(packet)
+        self._put(None, round((ended_at - self.started_at) * CLOCK))
         self._output.close()
         return self._buffer.getvalue()
+
+    def _put(self, packet: av.Packet[av.VideoStream] | None, at: int = 0) -> None:
+        """The one before it is written: only now it is known how long it is shown. `at`: where there is no next."""
+        if self._waiting is not None:
+            following = packet.pts if packet is not None and packet.pts is not None else at
+            self._waiting.duration = max(1, following - (self._waiting.pts or 0))
+            self._output.mux(self._waiting)
+        self._waiting = packet
 
 
 def fitted(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:

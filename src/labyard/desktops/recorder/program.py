@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import structlog
 
 from labyard.desktops.adapters.agent import RecordSpec
@@ -44,13 +45,20 @@ class Program:
         self._hole_reason = "recorder_restarted"
         self._encoder: SliceEncoder | None = None
         self._changed = threading.Condition()
+        self._self = psutil.Process()
         self._stopping = False
 
     # What the socket asks for; from other threads than `run`.
 
     def status(self) -> State:
         with self._changed:
+            self._measure()
             return self._state
+
+    def _measure(self) -> None:
+        used = self._self.cpu_times()
+        self._state.cpu_seconds = used.user + used.system
+        self._state.memory_bytes = self._self.memory_info().rss
 
     def pause(self) -> None:
         """Returns when the open slice is closed."""
@@ -199,6 +207,7 @@ class Program:
     def _enter(self, state: str) -> None:
         with self._changed:
             self._state.state = state
+            self._measure()
             self._state.save(self._file)
             self._changed.notify_all()
 

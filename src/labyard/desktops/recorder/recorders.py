@@ -104,8 +104,13 @@ class Recorders:
         folder = self._known(session_id)
         _asked(folder, "stop")
         deadline = time.monotonic() + ANSWER
-        while (state := _read(folder)).state not in (states.STOPPED, states.FAILED):
-            if not self._units.is_active(folder.name) or time.monotonic() > deadline:
+        while True:
+            # In this order: what it wrote last is read after it has ended.
+            active = self._units.is_active(folder.name)
+            state = _read(folder)
+            if state.state in (states.STOPPED, states.FAILED):
+                break
+            if not active or time.monotonic() > deadline:
                 # It was killed, and what it had is in the spool.
                 state.state = states.STOPPED
                 break
@@ -146,18 +151,17 @@ class Recorders:
             raise AgentRefused(f"a segment of {session_id} is damaged: {error}", "INTERNAL") from None
 
     def acknowledge(self, session_id: str, upto: int) -> None:
-        """Forget the segments up to this number, and the session with its last one when it is over.
+        """Forget the segments up to this number; with a number above the last one, and the recorder over, everything.
 
         Where the machine went down meanwhile, the key of the segments went with it, and there is nothing but to forget.
         """
         folder = self._runtime / _name(session_id)
         if not (folder / "spec.json").exists():
-            return self._forget(session_id)
-        spool = self._spool_of(folder)
-        spool.drop(upto)
-        if not self._units.is_active(folder.name) and not spool.numbers() and _read(folder).segments <= upto:
             self._forget(session_id)
-        return None
+            return
+        self._spool_of(folder).drop(upto)
+        if not self._units.is_active(folder.name) and _read(folder).segments < upto:
+            self._forget(session_id)
 
     def _spool_of(self, folder: Path) -> Spool:
         return Spool(self._spool / folder.name, folder / "spool.key")

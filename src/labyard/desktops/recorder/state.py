@@ -34,6 +34,9 @@ class State:
     gaps: list[dict[str, Any]] = field(default_factory=list)
     audio_requested: bool = False
     error: str | None = None
+    # What the recorder takes: seconds of a core since it was started last, and bytes.
+    cpu_seconds: float | None = None
+    memory_bytes: int | None = None
 
     def status(self) -> RecordStatus:
         audio = {"requested": True, "captured": False, "reason": NO_AUDIO} if self.audio_requested else None
@@ -51,6 +54,8 @@ class State:
             gaps=tuple(self.gaps),
             audio=audio,
             error=self.error,
+            cpu_seconds=self.cpu_seconds,
+            memory_bytes=self.memory_bytes,
         )
 
     def save(self, path: Path) -> None:

@@ -10,6 +10,23 @@ from labyard.desktops.fields import Answer, Body, Line, Moment
 from labyard.desktops.roles import GIVEN
 
 
+class Detail(Answer):
+    field: str
+    problem: str
+
+
+class Failure(Answer):
+    code: str
+    message: str
+    details: list[Detail]
+    request_id: str
+    timestamp: Moment
+
+
+class ErrorOut(Answer):
+    error: Failure
+
+
 class LoginIn(Body):
     username: Line = Field(min_length=1, max_length=255)
     password: str = Field(min_length=1, max_length=1024)

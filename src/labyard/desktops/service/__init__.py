@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Agents, NoAgents
@@ -13,6 +15,7 @@ from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.enrolment import Enrolment
 from labyard.desktops.service.idempotency import Idempotency
 from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.own_poot import OwnPoot
 from labyard.desktops.service.payouts import Payouts
 from labyard.desktops.service.pools import Pools
 from labyard.desktops.service.poots import Poots
@@ -20,6 +23,8 @@ from labyard.desktops.service.rdp import RdpServers
 from labyard.desktops.service.rdp_usage import ServerUsage
 from labyard.desktops.service.rdp_watch import RdpWatch
 from labyard.desktops.service.samples import ensure_partitions
+from labyard.desktops.service.sessions import SessionService
+from labyard.desktops.service.sessions.servers import SessionServers
 from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.upkeep import Upkeep
 from labyard.desktops.service.usage import NodeUsage
@@ -56,19 +61,24 @@ class Desktops:
         self.nodes = Nodes(self.shared, self.node_usage)
         self.enrolment = Enrolment(database, Authority(settings.keys))
         self.poots = Poots(self.shared)
+        self.own_poot = OwnPoot(self.shared, self.nodes, self.poots)
         self.payouts = Payouts(self.shared)
         self.withdrawals = Withdrawals(self.shared, settlement)
         self.rdp_usage = ServerUsage(self.shared)
         self.rdp = RdpServers(self.shared, self.rdp_usage)
         self.nodes.stop_server = self.rdp.drain
         self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
+        self.sessions = SessionService(self.shared, SessionServers(self.rdp, settings), self.own_poot.submit)
         # What each part seals with the keyring, and what must be there even when all else is gone.
         self.upkeep = Upkeep(
             self.shared,
-            [self.rdp.rewrap],
-            [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local],
+            [self.rdp.rewrap, self.sessions.rewrap],
+            [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local, self.sessions.reset],
         )
-        tidy = [self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old]
+        tidy: list[Callable[[], object]] = [
+            self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old,
+            self.own_poot.hourly, self.sessions.retention.sweep, self.sessions.recordings.reconcile,
+        ]  # fmt: skip
         self.watch = Watch(
             self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]
         )
@@ -83,9 +93,11 @@ class Desktops:
         self.nodes.register_local()
         self.rdp_watch.mend()
         self.withdrawals.resume()
+        self.sessions.start()
         self.watch.start()
 
     def stop(self) -> None:
         self.watch.stop()
+        self.sessions.stop()
         self.rdp_watch.stop()
         self.live.close()

@@ -14,6 +14,7 @@ from labyard.desktops import audit
 from labyard.desktops.errors import Refusal
 from labyard.desktops.keyring import Keyring
 from labyard.desktops.models import Node
+from labyard.desktops.service.sessions.shared import EVERYTHING
 from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.tokens import TokenKeys
 
@@ -83,6 +84,7 @@ class Upkeep:
                 agent = self._shared.agents.of(node_id)
                 for session_id in agent.record_list():
                     agent.record_stop(session_id, f"reset-{session_id}")
+                    agent.segments_ack(session_id, EVERYTHING)
                 for server_id in agent.server_list():
                     agent.server_delete(server_id, f"reset-{server_id}")
             except AdapterError as error:
