@@ -128,7 +128,7 @@ class TestApplied:
         assert host.run("getent passwd %s", account).rc == 2
         key = server_id.removeprefix("rdp-")
         assert host.run("find /run/systemd %s -name %s", host.value("desktop_node_state_dir"), f"*{key}*").stdout == ""
-        assert key not in host.check("systemctl list-units --all --plain --no-legend")
+        assert key not in host.check("systemctl list-units --plain --no-legend")
 
     def test_a_restart_of_the_agent_touches_no_server(
         self, host: LabHost, agent: Agent, running: dict[str, Any]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 ROOT = Path("/sys/fs/cgroup")
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,8 @@ class Group:
         """Falls back to the sum over the group's processes: what ended meanwhile is missing there, and `source` says
         so."""
         try:
-            if self._unified:
-                cpu = _fields(self._of("cpu") / "cpu.stat")["usage_usec"] / 1e6
-                return Taken(cpu, _number(self._of("memory") / "memory.current"), "cgroup")
-            cpu = _number(self._of("cpuacct") / "cpuacct.usage") / 1e9
-            return Taken(cpu, _number(self._of("memory") / "memory.usage_in_bytes"), "cgroup")
+            memory = "memory.current" if self._unified else "memory.usage_in_bytes"
+            return Taken(self._cpu_seconds(), _number(self._of("memory") / memory), "cgroup")
         except (OSError, KeyError, ValueError):
             return taken_by(self.processes())
 
@@ -73,6 +68,13 @@ class Group:
         except OSError:
             return None
         return None if text == "max" or int(text) >= 2**60 else int(text)
+
+    def _cpu_seconds(self) -> float:
+        accounted = self._of("cpuacct") / "cpuacct.usage"
+        if not self._unified and accounted.exists():
+            return _number(accounted) / 1e9
+        # Version 2 counts time in every group, and beside version 1 systemd keeps its tree too.
+        return _fields(self._of("unified") / "cpu.stat")["usage_usec"] / 1e6
 
     def _of(self, controller: str) -> Path:
         return self._root / self._path if self._unified else self._root / controller / self._path

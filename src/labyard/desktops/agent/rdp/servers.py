@@ -99,8 +99,10 @@ class Servers:
         self._check(spec)
         with self._locks.hold(spec.server_id):
             made = place.made()
-            if made and made.display is not None and self._negotiates(made):
-                return self._status(place)
+            if made and made.display is not None:
+                status = self._status(place)
+                if {status.xrdp, status.sesman, status.xorg} == {"active"} and self._negotiates(made):
+                    return status
             try:
                 self._end(place)
                 self._begin(place, spec)

@@ -14,6 +14,7 @@ from labyard.desktops.agent.rdp.run import run
 from labyard.desktops.agent.rdp.units import SERVICES, SESMAN, XRDP, Limits, UnitState
 
 UNITS = Path("/run/systemd/system")
+CONTROL = Path("/run/systemd/system.control")  # where set-property writes
 X_SOCKETS = Path("/tmp/.X11-unix")
 STOP_TIMEOUT = 10  # seconds until systemd kills
 MIB = 2**20
@@ -106,11 +107,7 @@ class Systemd:
         }
 
     def start(self, key: str, service: str) -> None:
-        unit = self._unit(key, service)
-        # A unit that failed often and fast is refused by systemd until it is told to forget that.
-        if self.state(key, service).active == "failed":
-            run("systemctl", "reset-failed", unit)
-        run("systemctl", "start", unit)
+        run("systemctl", "start", self._unit(key, service))
 
     def stop(self, key: str) -> None:
         names = [self._unit(key, service) for service in reversed(SERVICES)]
@@ -120,11 +117,11 @@ class Systemd:
             if time.monotonic() > until:
                 raise AdapterError(f"{len(left)} processes of {self._slice(key)} do not end")
             time.sleep(0.05)
-
-    def forget(self, key: str) -> None:
-        for unit in (*(self._unit(key, service) for service in SERVICES), self._slice(key)):
+        for unit in (*names, self._slice(key)):
             if show(unit, "ActiveState").get("ActiveState") == "failed":
                 run("systemctl", "reset-failed", unit)
+
+    def forget(self, key: str) -> None:
         if show(self._slice(key), "DropInPaths").get("DropInPaths"):
             run("systemctl", "revert", self._slice(key))
 
@@ -152,9 +149,10 @@ class Systemd:
         return tuple(run("journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *names).splitlines())
 
     def known(self) -> frozenset[str]:
-        listed = run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"{self._owner}-*")
-        listed += "\n".join(str(path.name) for path in Path("/run/systemd/system.control").glob(f"{self._owner}-rdp-*"))
-        return frozenset(self._ours.findall(listed))
+        # Not --all: systemd goes on to name units for a while that are over.
+        listed = run("systemctl", "list-units", "--plain", "--no-legend", f"{self._owner}-*").splitlines()
+        names = [line.split()[0] for line in listed] + [path.stem for path in CONTROL.glob(f"{self._owner}-rdp-*")]
+        return frozenset(found[1] for name in names if (found := self._ours.fullmatch(name)))
 
     def _unit(self, key: str, service: str) -> str:
         return f"{self._owner}-{service}@{key}.service"

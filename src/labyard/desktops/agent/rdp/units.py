@@ -48,10 +48,10 @@ class Units(Protocol):
     def start(self, key: str, service: str) -> None: ...
 
     def stop(self, key: str) -> None:
-        """All that the server runs has ended. Absent is fine."""
+        """All that the server runs has ended, and its units are inactive. Absent is fine."""
 
     def forget(self, key: str) -> None:
-        """Nothing of the server is left: no limit, no failed unit. Absent is fine."""
+        """Nothing of the server is left, once it is stopped: no limit. Absent is fine."""
 
     def state(self, key: str, service: str) -> UnitState: ...
 
