@@ -27,6 +27,7 @@ from labyard.desktops.api.answers import crash, handle_errors, plain_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.health import checks, health_router
 from labyard.desktops.authority import Authority
+from labyard.desktops.metrics import PREFIX, Standing
 from labyard.desktops.service import Desktops
 from labyard.desktops.settings import Settings
 
@@ -87,7 +88,8 @@ def build(settings: Settings, agents: Agents | None = None) -> FastAPI:
     database.migrate(PACKAGE)
     live = Live(settings.redis_url, settings.env)
     service = Desktops(settings, database, live, agents or known_agents(settings, database))
-    metrics = Metrics("labyard_desktops")
+    metrics = Metrics(PREFIX)
+    metrics.registry.register(Standing(database))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -277,7 +277,20 @@ class TestConventions:
         ready = http.get("/ready")
         assert ready.status_code == 200 and ready.json()["status"] == "ready"
         assert all("latency_ms" in check for check in ready.json()["checks"].values())
-        assert "labyard_desktops_http_requests_total" in http.get("/metrics").text
+        assert set(ready.json()["checks"]) == {"postgresql", "redis", "key_file", "ledger", "agent"}
+        shown = http.get("/metrics").text
+        assert "labyard_desktops_http_requests_total" in shown and "labyard_desktops_ledger_entries 1.0" in shown
+
+    def test_metrics_are_for_this_host_and_auditors(
+        self, make_http: Callable[..., TestClient], caller: Callable[..., Caller]
+    ) -> None:
+        auditor, viewer = caller("a", Role.AUDITOR), caller("v", Role.NODE_VIEWER)
+        http = make_http(trusted_proxies="127.0.0.1")
+        far = {"X-Forwarded-For": "192.0.2.1"}
+        assert http.get("/metrics").status_code == 200
+        assert http.get("/metrics", headers=far).status_code == 401
+        assert http.get("/metrics", headers=far | viewer.headers).status_code == 403
+        assert http.get("/metrics", headers=far | auditor.headers).status_code == 200
 
 
 class TestLimits:

@@ -18,6 +18,7 @@ from labyard.desktops.adapters.agent import Usage
 from labyard.desktops.models import NodeStatus, PoolAssignment
 from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
+from labyard.desktops.service.usage import NodeUsage
 
 from .conftest import Caller
 
@@ -102,6 +103,10 @@ class TestRegistration:
         field = next(iter(changes)).replace("__", ".")
         assert answer.json()["error"]["details"][0]["field"].startswith(field)
         assert operator.get("/nodes").json()["total"] == 0
+
+    @pytest.mark.parametrize("query", ["status=happy", "node_type=king", "limit=1000", "pool_id=%00"])
+    def test_bad_filters(self, operator: Caller, query: str) -> None:
+        assert code(operator.get(f"/nodes?{query}")) == (400, "VALIDATION_FAILED")
 
     def test_names_and_ids_are_unique(self, operator: Caller, node: str) -> None:
         assert code(operator.post("/nodes", json=NODE)) == (409, "NODE_EXISTS")
@@ -297,9 +302,11 @@ class TestUsage:
         assert code(operator.get(f"/nodes/nobody{path}")) == (404, "NODE_NOT_FOUND")
 
     def test_alerts_come_and_go(self, operator: Caller, service: Desktops, node: str) -> None:
+        usage = NodeUsage(service.shared)  # the service's own looks at active nodes only
+
         def judge(cpu: float) -> None:
             sample = Usage(as_text(now()), cpu, 10.0, 10.0, 0.0, 0.0, "agent")
-            service.node_usage.judge(node, NODE["hardware_info"], sample)
+            usage.judge(node, NODE["hardware_info"], sample)
 
         def active() -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = operator.get(f"/nodes/{node}/alerts").json()["active_alerts"]

@@ -318,6 +318,15 @@ class TestValidation:
         answer = operator.post("/poot/batch/validate", json={"poot_ids": ids})
         assert code(answer) == (400, "VALIDATION_FAILED")
 
+    def test_what_is_kept(self, operator: Caller, validated: Callable[..., str], service: Desktops) -> None:
+        paid, unpaid = validated(), validated()
+        operator.post(f"/poot/{paid}/payout", json={"wallet_address": WALLET})
+        with service.database.transaction() as session:
+            session.execute(update(Poot).values(submitted_at=now() - timedelta(days=367)))
+        service.poots.tidy()
+        assert operator.get(f"/poot/{paid}").status_code == 200
+        assert operator.get(f"/poot/{unpaid}").status_code == 404
+
     def test_unknown_ids(self, operator: Caller) -> None:
         for method, path in (
             ("GET", "/poot/none"), ("POST", "/poot/none/validate"), ("GET", "/poot/none/payout"),

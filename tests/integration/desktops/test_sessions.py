@@ -460,7 +460,50 @@ class TestTampering:
         assert verify(check) == 1
 
 
+class TestStorage:
+    def test_no_start_below_the_reserve(
+        self, operator: Caller, desk: Desk, make_http: Callable[..., TestClient]
+    ) -> None:
+        again = Caller(make_http(session_storage_reserve=2**60), operator.token)
+        session_id = created(again)
+        answer = again.post(f"/sessions/{session_id}/start")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "STORAGE_FULL")
+        assert again.get(f"/sessions/{session_id}").json()["status"] == "created"
+
+    def test_a_disk_that_fills_ends_the_recording_in_order(
+        self, operator: Caller, desk: Desk, service: Desktops, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        session_id = started(operator)
+        chunks(operator, session_id)
+        monkeypatch.setattr(service.sessions.store, "free_bytes", lambda: 0)
+        until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped")
+        after = operator.get(f"/sessions/{session_id}").json()
+        assert (after["stop_reason"], after["gaps"]) == ("storage_full", [])
+        assert verified(operator, session_id, tmp_path) == 0
+
+
 class TestFaults:
+    def test_a_pause_that_was_cut_off_has_not_happened(
+        self, operator: Caller, desk: Desk, agent: RecordingAgent
+    ) -> None:
+        session_id = started(operator)
+        agent.recorders.pause(session_id)  # as if the database had not heard of it
+        until(lambda: agent.record_status(session_id).state == "recording")
+        stopped(operator, session_id)
+
+    def test_a_recorder_that_nobody_wants_ends(
+        self, operator: Caller, desk: Desk, agent: RecordingAgent, service: Desktops, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session_id = started(operator)
+        chunks(operator, session_id)
+        monkeypatch.setattr(agent, "segments_ack", lambda *_: None)  # as if the node were away right after
+        stopped(operator, session_id)
+        monkeypatch.undo()
+        monkeypatch.setattr(OneNode, "hosts", lambda *_: True)
+        assert agent.record_list() == (session_id,)
+        service.sessions.recordings.reconcile()
+        assert agent.record_list() == ()
+
     def test_a_killed_recorder(self, operator: Caller, desk: Desk, agent: RecordingAgent, tmp_path: Path) -> None:
         session_id = started(operator)
         before = len(chunks(operator, session_id, 2))

@@ -7,6 +7,7 @@ then it comes back without the key `loaded:revocations`, and PostgreSQL is asked
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ import redis.asyncio
 import structlog
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 log = structlog.get_logger(__name__)
@@ -66,7 +68,7 @@ class Live:
         # One retry: a connection of before Redis's restart is found dead only when it is used.
         self._redis = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 1), **options)
         self._async = redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 1), **options)
-        self._bucket = self._async.register_script(BUCKET)
+        self._bucket = hashlib.sha1(BUCKET.encode(), usedforsecurity=False).hexdigest()
         self._away_until = 0.0
         self._away = False
         self._stale = False
@@ -85,13 +87,23 @@ class Live:
         """
         if self._resting():
             return None
-        pipe = self._async.pipeline(transaction=False)
-        pipe.exists(self.key("loaded", "revocations"))
-        if jtis:
-            pipe.exists(*(self.key("revoked", jti) for jti in jtis))
-        await self._bucket(keys=[self.key("rl", subject, rate_class)], args=[rate, capacity], client=pipe)
+        asked = [self.key("revoked", jti) for jti in jtis]
+        bucket = self.key("rl", subject, rate_class)
+
+        async def ask() -> Any:
+            pipe = self._async.pipeline(transaction=False)
+            pipe.exists(self.key("loaded", "revocations"))
+            if asked:
+                pipe.exists(*asked)
+            pipe.evalsha(self._bucket, 1, bucket, str(rate), str(capacity))
+            return await pipe.execute()
+
         try:
-            loaded, *revoked, (allowed, tokens) = await pipe.execute()
+            try:
+                loaded, *revoked, (allowed, tokens) = await ask()
+            except NoScriptError:  # Redis was started again
+                await self._async.script_load(BUCKET)
+                loaded, *revoked, (allowed, tokens) = await ask()
         except (redis.RedisError, OSError) as error:
             self._lost(error)
             return None

@@ -23,7 +23,7 @@ class NodeDisplays:
 
     def open(self, session_id: str, target: Mapping[str, Any]) -> tuple[int, Path | None]:
         if target.get("kind") != "display":
-            raise AgentRefused("this node captures the desktops of its own servers only", NO_TARGET)
+            raise AgentRefused("this is no desktop of a server on this node", NO_TARGET)
         display, cookie = self._servers.display(str(target.get("server_id")))
         self._cookies.mkdir(parents=True, exist_ok=True, mode=0o700)
         mine = self._cookies / session_id

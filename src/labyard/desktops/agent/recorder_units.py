@@ -25,13 +25,14 @@ Nice=-5
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict
-ReadWritePaths={runtime} {spool}
+ReadWritePaths={runtime} {spool} -/tmp/.X11-unix
 ProtectHome=yes
 ProtectKernelTunables=yes
 ProtectKernelModules=yes
 ProtectControlGroups=yes
 PrivateDevices=yes
-RestrictAddressFamilies=AF_UNIX
+# An external desktop is an RDP client in an X server of its own.
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 LimitCORE=0
 """
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from labyard.core.clock import as_text, now
 from labyard.core.context import caller
@@ -16,6 +17,7 @@ from labyard.core.metrics import Metrics
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.errors import Refusal
 from labyard.desktops.keyring import read_private
+from labyard.desktops.names import LOCAL_NODE
 from labyard.desktops.roles import AUDIT
 from labyard.desktops.service import Desktops
 
@@ -49,11 +51,19 @@ def checks(service: Desktops) -> list[Check]:
         service.sessions.ledger.ping()
         return None
 
+    def agent() -> Facts:
+        if service.settings.agent_socket is None:
+            return {"status": Status.DISABLED, "detail": "this host has no agent"}
+        service.shared.agents.of(LOCAL_NODE).ping()
+        return None
+
     return [
         Check("postgresql", timed(service.database.ping), TIMEOUT, required=True),
         Check("redis", timed(redis), TIMEOUT),
         Check("key_file", timed(key_file), TIMEOUT, required=True),
         Check("ledger", timed(ledger), TIMEOUT, required=True),
+        # Without it no server starts and no session is recorded; all else goes on.
+        Check("agent", timed(agent), TIMEOUT),
     ]
 
 
@@ -84,7 +94,7 @@ def health_router(health: Health, metrics: Metrics, version: str) -> APIRouter:
             who = await gate.admit(request)
             if not who.may(AUDIT):
                 raise Refusal("AUTH_FORBIDDEN", "This needs one of the roles admin, auditor")
-        return metrics.answer()
+        return await run_in_threadpool(metrics.answer)
 
     return router
 

@@ -12,7 +12,7 @@ from labyard.desktops.api.deps import Admin, Anyone, NodeOperator, NodeReader, N
 from labyard.desktops.api.routes import guarded
 from labyard.desktops.errors import Refusal
 from labyard.desktops.fields import Duration, Line
-from labyard.desktops.models import Node
+from labyard.desktops.models import Node, NodeStatus
 from labyard.desktops.paging import Paging
 from labyard.desktops.schemas.nodes import (
     AlertsOut,
@@ -26,6 +26,7 @@ from labyard.desktops.schemas.nodes import (
     NodeStarted,
     NodeStatisticsOut,
     NodeStopped,
+    NodeType,
     NodeUsageOut,
     PoolChange,
     PoolChoice,
@@ -109,8 +110,8 @@ def list_nodes(
     service: Service,
     page: Paging,
     pool_id: Word = None,
-    status: Word = None,
-    node_type: Word = None,
+    status: NodeStatus | None = None,
+    node_type: NodeType | None = None,
 ) -> dict[str, Any]:
     found, total = service.nodes.page(page, pool_id, status, node_type)
     return page.envelope("nodes", [node.shown() for node in found], total)

@@ -16,8 +16,13 @@ from typing import NoReturn
 from labyard.core import logging
 from labyard.desktops.adapters.agent import RecordSpec
 from labyard.desktops.recorder.control import Control
+from labyard.desktops.recorder.errors import NoPicture
+from labyard.desktops.recorder.external import external_desktop
 from labyard.desktops.recorder.program import Program
 from labyard.desktops.recorder.spool import Spool
+from labyard.desktops.recorder.state import FAILED, State
+
+EXTERNAL = "external"
 
 
 def main() -> int:
@@ -28,15 +33,35 @@ def main() -> int:
     os.umask(0o077)
     logging.configure()
     told = json.loads((runtime / "spec.json").read_text())
-    if told["xauthority"]:
-        os.environ["XAUTHORITY"] = told["xauthority"]
     spec = RecordSpec(**told["spec"])
-    program = Program(spec, told["display"], runtime, Spool(Path(told["spool"]), runtime / "spool.key"))
+    spool = Path(told["spool"])
+    if spec.target.get("kind") != EXTERNAL:
+        if told["xauthority"]:
+            os.environ["XAUTHORITY"] = told["xauthority"]
+        record(Program(spec, told["display"], runtime, spool_of(spool, runtime)), runtime)
+        return 0
+    try:
+        with external_desktop(spec.target, (spec.width, spec.height), runtime) as desktop:
+            program = Program(spec, desktop.display, runtime, spool_of(spool, runtime))
+            desktop.when_lost(lambda: program.interrupt("the RDP connection ended"))
+            record(program, runtime)
+            return 1 if program.interrupted else 0
+    except NoPicture as error:
+        if State.load(runtime / "state.json") is not None:
+            raise  # it was there before: whoever runs this tries again
+        State(spec.session_id, -1, state=FAILED, error=str(error)).save(runtime / "state.json")
+        return 0
+
+
+def spool_of(folder: Path, runtime: Path) -> Spool:
+    return Spool(folder, runtime / "spool.key")
+
+
+def record(program: Program, runtime: Path) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: program.stop())
     with Control(runtime / "control.sock", program):
         program.run()
-    return 0
 
 
 def run() -> NoReturn:

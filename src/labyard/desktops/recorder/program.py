@@ -39,6 +39,7 @@ class Program:
         # Not shorter than a frame: each slice has one.
         self._slice = min(LONGEST, max(spec.slice_seconds, 1 / spec.frame_rate))
         self._state = State.load(self._file) or State(spec.session_id, display, audio_requested=spec.audio)
+        self._state.display = display
         self._state.error = None
         # What was recorded last: after a restart there is a hole from there on.
         self._hole_from = _seconds(self._state.ended_at)
@@ -47,6 +48,7 @@ class Program:
         self._changed = threading.Condition()
         self._self = psutil.Process()
         self._stopping = False
+        self.interrupted: str | None = None
 
     # What the socket asks for; from other threads than `run`.
 
@@ -74,6 +76,13 @@ class Program:
             self._stopping = True
             self._changed.notify_all()
 
+    def interrupt(self, reason: str) -> None:
+        """The picture is not to be believed any more: `run` ends without the open slice, and is to be run again."""
+        with self._changed:
+            self.interrupted = reason
+            self._stopping = True
+            self._changed.notify_all()
+
     def _tell(self, paused: bool) -> None:
         with self._changed:
             self._state.paused = paused
@@ -83,7 +92,7 @@ class Program:
     # The recording itself.
 
     def run(self) -> None:
-        """Until it is told to stop, or the display was not there at the start (state `failed`)."""
+        """Until it is told to stop or interrupted, or the display was not there at the start (state `failed`)."""
         while not self._stopping:
             if self._state.paused:
                 self._enter(states.PAUSED)
@@ -98,6 +107,10 @@ class Program:
                 self._lost(str(error))
                 if self._state.first_frame_at is None:
                     return
+        if self.interrupted:
+            self._state.error = self.interrupted
+            self._enter(states.STARTING)
+            return
         if self._hole_from is not None:
             self._hole(time.time())
         self._enter(states.STOPPED)
@@ -108,7 +121,14 @@ class Program:
             for frame in self._wanted(frames(self._state.display, self._spec.frame_rate, self._spec.cursor)):
                 self._take(frame)
         finally:
+            if self.interrupted:
+                self._drop_slice()
             self._close_slice()
+
+    def _drop_slice(self) -> None:
+        if self._encoder:
+            self._state.frames -= self._encoder.frame_count
+            self._encoder = None
 
     def _wanted(self, source: Iterator[Frame]) -> Iterator[Frame]:
         for frame in source:

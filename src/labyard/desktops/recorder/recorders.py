@@ -77,10 +77,12 @@ class Recorders:
             raise
 
     def _launch(self, spec: RecordSpec, folder: Path) -> None:
-        display, cookie = self._displays.open(spec.session_id, spec.target)
+        display, cookie = None, None  # an external desktop is opened by the recorder itself
+        if spec.target["kind"] != "external":
+            display, cookie = self._displays.open(spec.session_id, spec.target)
         folder.mkdir(mode=0o700, exist_ok=True)
         told = {
-            "spec": {**asdict(spec), "target": {}},
+            "spec": asdict(spec),
             "display": display,
             "xauthority": str(cookie) if cookie else None,
             "spool": str(self._spool / folder.name),

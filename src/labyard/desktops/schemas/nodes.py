@@ -12,7 +12,8 @@ from labyard.desktops.names import LOCAL_NODE
 
 # Words of /nodes/{id}, where an id would never be reached, and the service's own host.
 RESERVED = ("statistics", "pools", LOCAL_NODE)
-GIB, TIB = 2**30, 2**40
+NodeType = Literal["worker", "validator", "storage", "compute"]
+GIB = 2**30
 
 
 class Cpu(Body):
@@ -87,7 +88,7 @@ class NodeConfiguration(Body):
 class NodeIn(Body):
     node_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
     name: Name = Field(min_length=3, max_length=100)
-    node_type: Literal["worker", "validator", "storage", "compute"]
+    node_type: NodeType
     hardware_info: Hardware
     location: Location | None = None
     configuration: NodeConfiguration = NodeConfiguration()

@@ -76,7 +76,7 @@ class Desktops:
             [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local, self.sessions.reset],
         )
         tidy: list[Callable[[], object]] = [
-            self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.rdp_usage.samples.drop_old,
+            self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.nodes.tidy, self.rdp_usage.samples.drop_old,
             self.own_poot.hourly, self.sessions.retention.sweep, self.sessions.recordings.reconcile,
         ]  # fmt: skip
         self.watch = Watch(

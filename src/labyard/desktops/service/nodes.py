@@ -39,6 +39,7 @@ from labyard.desktops.service.usage import NodeUsage
 
 log = structlog.get_logger(__name__)
 
+KEPT = timedelta(days=90)  # heartbeats and alerts
 SLOT = 30  # seconds: one heartbeat counts in each
 TOLERANCE = 1.05  # declared hardware may be this much above what is observed
 STARTABLE = (NodeStatus.INACTIVE, NodeStatus.MAINTENANCE, NodeStatus.ERROR)
@@ -307,6 +308,13 @@ class Nodes:
                 node.status = NodeStatus.UNREACHABLE
                 audit.record(session, "node", "unreachable", resource=("node", node.node_id))
         return [node.node_id for node in lost]
+
+    def tidy(self) -> None:
+        """Heartbeats and alerts of long ago."""
+        limit = now() - KEPT
+        with self._database.transaction() as session:
+            session.execute(delete(Heartbeat).where(Heartbeat.received_at < limit))
+            session.execute(delete(Alert).where(Alert.kind == "node", Alert.resolved_at < limit))
 
     def mend(self) -> None:
         """After a crash: nobody starts or stops these any more."""

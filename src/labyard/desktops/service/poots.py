@@ -47,6 +47,7 @@ OLDEST = timedelta(hours=24)
 AHEAD = timedelta(minutes=5)
 NONCE_KEPT = 2 * (OLDEST + AHEAD)
 UNVALIDATED = timedelta(hours=24)
+KEPT, PAYOUT_KEPT = timedelta(days=366), timedelta(days=7 * 366)
 WEEK, DAY = timedelta(hours=168), timedelta(hours=24)
 MOST_SCORES = 100
 UNSIGNED, MISMATCH, JUMP, DUPLICATE = "unsigned", "session_node_mismatch", "score_jump", "duplicate_output"
@@ -293,9 +294,15 @@ class Poots:
             return session.get_one(OperationalRecord, subject)
 
     def tidy(self) -> None:
-        """Nonces that count no more, and what nobody has validated in time."""
+        """Nonces that count no more, what nobody has validated in time, and what was kept long enough.
+
+        A payout keeps its PoOT.
+        """
         moment = now()
         with self._database.transaction() as session:
+            paid = select(Payout.payout_id).where(Payout.poot_id == Poot.poot_id).exists()
+            session.execute(delete(Payout).where(Payout.created_at < moment - PAYOUT_KEPT))
+            session.execute(delete(Poot).where(Poot.submitted_at < moment - KEPT, ~paid))
             session.execute(delete(PootNonce).where(PootNonce.expires_at <= moment))
             session.execute(
                 update(Poot)

@@ -63,6 +63,7 @@ class SessionService:
 
     def reset(self) -> None:
         """After all rows are gone: an empty store, and a ledger that begins anew."""
+        self.recordings.reset()
         self.store.make()
         self.ledger.reset()
 

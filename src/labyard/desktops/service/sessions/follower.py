@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from labyard.core.clock import now
+from labyard.desktops import names
 from labyard.desktops.adapters.agent import AgentClient, AgentError, AgentRefused, RecordStatus
 from labyard.desktops.locks import Locks
 from labyard.desktops.models import DeskSession, SessionStatus
@@ -100,9 +101,17 @@ class Follower:
         if status.error:
             return self._trouble(status.error, SERVER_LOST)
         self._well(row)
+        self._align(row, status)
         if row.started_at and now() - row.started_at > timedelta(days=row.storage_config["retention_days"]):
             return RETENTION
         return intake.full
+
+    def _align(self, row: DeskSession, status: RecordStatus) -> None:
+        """A pause or a resume that was cut off between recorder and database has not happened."""
+        if row.status == SessionStatus.RECORDING and status.state == "paused":
+            self._agent(row).record_resume(self._session_id, names.made("req"))
+        if row.status == SessionStatus.PAUSED and status.state == "recording":
+            self._agent(row).record_pause(self._session_id, names.made("req"))
 
     def _agent(self, row: DeskSession) -> AgentClient:
         return self._parts.agents.of(row.node_id or "")

@@ -51,6 +51,7 @@ class Recordings:
         self.locks = Locks()
         self._intakes: dict[str, Intake] = {}
         self._threads: dict[str, threading.Thread] = {}
+        self._again: set[str] = set()
         self._closing = threading.Event()
 
     # What callers ask for
@@ -140,6 +141,10 @@ class Recordings:
                     if row is None or row.status not in WORKING:
                         log.warning("a recorder that nobody wants", session=session_id, node=node_id)
                         self.starts.abandon(session_id, node_id)
+
+    def reset(self) -> None:
+        """After all rows are gone: their threads find that out."""
+        self._intakes.clear()
 
     def close(self) -> None:
         """Recorders go on; their segments wait for the next start."""
@@ -267,14 +272,25 @@ class Recordings:
     def _watch(self, session_id: str) -> None:
         """A thread for it, unless there is one."""
         with self.locks.hold("threads"):
-            thread = self._threads.get(session_id)
-            if self._closing.is_set() or (thread and thread.is_alive()):
+            if self._closing.is_set():
+                return
+            if session_id in self._threads:
+                self._again.add(session_id)  # it may be about to end
                 return
             thread = threading.Thread(target=self._follow, args=(session_id,), name=session_id, daemon=True)
             self._threads[session_id] = thread
             thread.start()
 
     def _follow(self, session_id: str) -> None:
+        while True:
+            self._follow_on(session_id)
+            with self.locks.hold("threads"):
+                if self._closing.is_set() or session_id not in self._again:
+                    del self._threads[session_id]
+                    return
+                self._again.discard(session_id)
+
+    def _follow_on(self, session_id: str) -> None:
         """Until the session is over. Nothing that is away for a while ends it."""
         follower = Follower(self, session_id)
         pause = PULL
@@ -289,9 +305,6 @@ class Recordings:
             except Exception:
                 log.exception("a recording stumbles", session=session_id)
                 pause = RETRY
-        with self.locks.hold("threads"):
-            if self._threads.get(session_id) is threading.current_thread():
-                del self._threads[session_id]
 
     def intake(self, row: DeskSession) -> Intake:
         found = self._intakes.get(row.session_id)
