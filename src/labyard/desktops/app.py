@@ -60,7 +60,7 @@ ROUTERS = (
 
 
 def connect(settings: Settings) -> Database:
-    return Database(settings.database_url, **CONNECTIONS)
+    return Database(settings.database_url, plain_reads=True, **CONNECTIONS)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from labyard.desktops.models import AuditEntry
 log = structlog.get_logger(__name__)
 
 FIRST = "0" * 64
+PIECE = 500  # entries that are looked at together
 # Taken last in a transaction, so that whoever holds it waits for nobody.
 LOCK = text("SELECT pg_advisory_xact_lock(20257701)")
 _PENDING = "audit"
@@ -109,11 +110,13 @@ def _write_pending(session: Session) -> None:
 def verify(database: Database) -> dict[str, Any]:
     """Whether the chain holds: {valid, entries, first_bad}. Changes nothing."""
     previous, expected = FIRST, 0
+    query = select(AuditEntry).order_by(AuditEntry.sequence).limit(PIECE)
     with database.read() as session:
         total = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
-        rows = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence).execution_options(yield_per=500))
-        for entry in rows:
-            if entry.sequence != expected or entry.previous_hash != previous or entry.hash != entry_hash(entry):
-                return {"valid": False, "entries": total, "first_bad": entry.sequence}
-            previous, expected = entry.hash, expected + 1
+        while rows := session.scalars(query.where(AuditEntry.sequence >= expected)).all():
+            for entry in rows:
+                if entry.sequence != expected or entry.previous_hash != previous or entry.hash != entry_hash(entry):
+                    return {"valid": False, "entries": total, "first_bad": entry.sequence}
+                previous, expected = entry.hash, expected + 1
+            session.expunge_all()
     return {"valid": True, "entries": total, "first_bad": None}

@@ -52,8 +52,9 @@ class SystemdRecorders:
         write_templates(self._units, {self._unit(""): self.template()})
 
     def remove(self) -> None:
-        """The template is gone."""
+        """The template is gone, and the recorders' slice."""
         remove_templates(self._units, [self._unit("")])
+        run("systemctl", "stop", f"{self._owner}-recorders.slice")
 
     def template(self) -> str:
         return TEMPLATE.format(

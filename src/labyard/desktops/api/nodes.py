@@ -57,6 +57,7 @@ async def _pool_id(pool_id: str, service: Service, _: Anyone) -> str:
     return pool_id
 
 
+# For routes with a body or a query, whose judgement comes after the path's. The others leave it to the service.
 NodeId = Annotated[str, Depends(_node_id)]
 PoolId = Annotated[str, Depends(_pool_id)]
 
@@ -78,7 +79,7 @@ def create_pool(who: Admin, service: Service, body: PoolIn) -> dict[str, Any]:
 
 
 @router.get("/pools/{pool_id}", response_model=PoolOut)
-def pool(who: NodeReader, pool_id: PoolId, service: Service) -> dict[str, Any]:
+def pool(who: NodeReader, pool_id: str, service: Service) -> dict[str, Any]:
     return service.pools.get(pool_id).shown()
 
 
@@ -88,13 +89,13 @@ def change_pool(who: Admin, pool_id: PoolId, service: Service, body: PoolChange)
 
 
 @router.delete("/pools/{pool_id}", status_code=204)
-def delete_pool(who: Admin, pool_id: PoolId, service: Service) -> None:
+def delete_pool(who: Admin, pool_id: str, service: Service) -> None:
     """409 while it holds nodes."""
     service.pools.delete(pool_id)
 
 
 @router.get("/pools/{pool_id}/statistics", response_model=PoolStatisticsOut)
-def pool_statistics(who: NodeReader, pool_id: PoolId, service: Service) -> dict[str, Any]:
+def pool_statistics(who: NodeReader, pool_id: str, service: Service) -> dict[str, Any]:
     return service.pools.statistics(pool_id)
 
 
@@ -118,18 +119,18 @@ def list_nodes(
 
 
 @router.get("/{node_id}", response_model=NodeOut)
-def get(who: NodeReader, node_id: NodeId, service: Service) -> dict[str, Any]:
+def get(who: NodeReader, node_id: str, service: Service) -> dict[str, Any]:
     return service.nodes.get(node_id).shown()
 
 
 @router.delete("/{node_id}", status_code=204)
-def delete(who: NodeOperator, node_id: NodeId, service: Service) -> None:
+def delete(who: NodeOperator, node_id: str, service: Service) -> None:
     """409 while it is active or hosts RDP servers."""
     service.nodes.delete(node_id)
 
 
 @router.post("/{node_id}/start", response_model=NodeStarted)
-def start(who: NodeOperator, node_id: NodeId, service: Service) -> Node:
+def start(who: NodeOperator, node_id: str, service: Service) -> Node:
     """Answers when the node is active: its agent, where it has one, was asked what the machine has."""
     return service.nodes.start(node_id)
 
@@ -141,7 +142,7 @@ def stop(who: NodeOperator, node_id: NodeId, service: Service, drain: bool = Fal
 
 
 @router.post("/{node_id}/maintenance", response_model=NodeOut)
-def maintenance(who: NodeOperator, node_id: NodeId, service: Service) -> dict[str, Any]:
+def maintenance(who: NodeOperator, node_id: str, service: Service) -> dict[str, Any]:
     """No new work for it until it is started again."""
     return service.nodes.maintain(node_id).shown()
 
@@ -162,7 +163,7 @@ def enrolment(who: NodeOperator, node_id: NodeId, service: Service) -> dict[str,
 
 
 @router.get("/{node_id}/pool", response_model=NodePoolOut)
-def pool_of(who: NodeReader, node_id: NodeId, service: Service) -> dict[str, Any]:
+def pool_of(who: NodeReader, node_id: str, service: Service) -> dict[str, Any]:
     return service.nodes.pool_of(node_id)
 
 

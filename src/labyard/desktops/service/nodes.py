@@ -85,10 +85,11 @@ class Nodes:
 
     def get(self, node_id: str) -> NodeView:
         with self._database.read() as session:
-            node = session.get(Node, node_id)
-            if node is None:
-                raise unknown(node_id)
-            return NodeView(node, session.get(Agent, node_id))
+            query = select(Node, Agent).outerjoin(Agent, Agent.node_id == Node.node_id)
+            found = session.execute(query.where(Node.node_id == node_id)).one_or_none()
+        if found is None:
+            raise unknown(node_id)
+        return NodeView(found[0], found[1])
 
     def page(
         self, page: Page, pool_id: str | None, status: str | None, node_type: str | None

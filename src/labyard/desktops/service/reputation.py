@@ -9,7 +9,6 @@ WEIGHT = Decimal("0.2")
 PENALTY = Decimal(10)
 DECAY_A_DAY = Decimal(1)
 START = Decimal(50)
-LEAST_TO_HOST = Decimal(10)
 _MICRO = Decimal("0.000001")
 _DAY = Decimal(86400)
 

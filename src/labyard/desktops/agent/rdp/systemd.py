@@ -84,8 +84,9 @@ class Systemd:
         write_templates(self._units, {self._unit("", service): self.template(service) for service in SERVICES})
 
     def remove(self) -> None:
-        """The templates are gone."""
+        """The templates are gone, and the slice that all servers' are in."""
         remove_templates(self._units, [self._unit("", service) for service in SERVICES])
+        run("systemctl", "stop", f"{self._owner}-rdp.slice")
 
     def template(self, service: str) -> str:
         common = _COMMON.format(owner=self._owner, servers=self._servers, stop=STOP_TIMEOUT)
