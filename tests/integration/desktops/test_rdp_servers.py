@@ -19,8 +19,9 @@ from integration.desktops.processes import Processes
 from labyard.desktops.adapters.agent import AgentRefused, ServerSpec
 from labyard.desktops.agent.rdp.account import Accounts
 from labyard.desktops.agent.rdp.home import Homes
+from labyard.desktops.agent.rdp.life import Parts
 from labyard.desktops.agent.rdp.network import Network
-from labyard.desktops.agent.rdp.servers import Parts, Servers
+from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.agent.settings import Settings
 
 NEEDED = ("xrdp", "xrdp-sesrun", "icewm-session", "nft", "unshare")
