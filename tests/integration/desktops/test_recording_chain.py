@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
 from integration import postgresql as pg
 from integration import redis_server
+from labyard.cli import app
 from labyard.core.clock import as_text, now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import ServerStatus, Usage
@@ -77,6 +80,27 @@ class Caller:
         return self._process.http.post(f"/api/v1{path}", headers=self._headers, **given)
 
 
+def check_commands(process: Process, session_id: str, folder: Path, count: int) -> None:
+    """What `labyard desktops` says of the session, from outside."""
+    token = process.token("session_manager")
+    environment = {"LABYARD_DESKTOPS_URL": str(process.http.base_url), "LABYARD_DESKTOPS_TOKEN": token}
+
+    def run(*words: str, status: int = 0) -> str:
+        done = CliRunner(env=environment).invoke(app, ["desktops", *words])
+        assert done.exit_code == status, done.output
+        return done.output
+
+    assert session_id in run("sessions", "--status", "stopped", "--json")
+    assert "recorder_restarted" in run("show", session_id)
+    assert f"{count} chunks" in run("verify", session_id)
+    assert f"{count} chunks" in run("verify", session_id, "--key", str(folder / "key.pem"))
+    (folder / "other.pem").write_text("11" * 32)
+    assert "is BAD" in run("verify", session_id, "--key", str(folder / "other.pem"), status=1)
+    run("export", session_id, "-o", str(folder / "all.mp4"))
+    assert colours((folder / "all.mp4").read_bytes())
+    assert "There is no session" in run("show", "sess-0000000000000000", status=1)
+
+
 def test_everything_is_killed_in_turn(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     servers = OneServer()
@@ -129,6 +153,7 @@ def test_everything_is_killed_in_turn(tmp_path: Path) -> None:
             content = who.get(f"/sessions/{session_id}/chunks/{found[-1]['chunk_id']}/content").content
             assert len(colours(content)) == found[-1]["frame_count"]
             assert verified(who, session_id, tmp_path) == 0
+            check_commands(process, session_id, tmp_path, len(found))
             # The agent has nothing left of it.
             assert agent.record_list() == ()
         finally:

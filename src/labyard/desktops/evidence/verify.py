@@ -30,7 +30,7 @@ class Unusable(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        print(options.check(options, _public_key(options.key)))
+        print(options.check(options, public_key(_read(options.key), str(options.key))))
     except BadEvidence as bad:
         print(f"BAD {bad}", file=sys.stderr)
         return BAD
@@ -128,16 +128,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _public_key(path: Path) -> Ed25519PublicKey:
-    data = _read(path).strip()
+def public_key(data: bytes, where: str) -> Ed25519PublicKey:
+    """From PEM, or 64 hex digits. Unusable, naming where it came from."""
+    data = data.strip()
     try:
         if re.fullmatch(rb"[0-9a-fA-F]{64}", data):
             return Ed25519PublicKey.from_public_bytes(bytes.fromhex(data.decode()))
         key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
-        raise Unusable(f"{path} holds no public key") from None
+        raise Unusable(f"{where} holds no public key") from None
     if not isinstance(key, Ed25519PublicKey):
-        raise Unusable(f"{path} holds a key of another kind than Ed25519")
+        raise Unusable(f"{where} holds a key of another kind than Ed25519")
     return key
 
 

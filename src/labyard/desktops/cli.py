@@ -1,0 +1,58 @@
+"""`labyard desktops …`: recorded sessions by hand, over the service's HTTP API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from labyard.client.commands import InventoryOption, PlainErrors
+from labyard.desktops import cli_sessions
+from labyard.desktops.cli_where import Where
+from labyard.lab import DEFAULT_INVENTORY
+
+app = typer.Typer(
+    cls=PlainErrors,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="""Record remote desktops, prove the recordings, and play them.
+
+    [bold]labyard desktops record Demo --seconds 10[/]
+
+    [bold]labyard desktops sessions[/]
+
+    [bold]labyard desktops verify sess-0123456789abcdef[/]
+
+    [bold]labyard desktops export sess-0123456789abcdef -o demo.mp4[/]
+
+    Where the service is and a token come from the lab's host. Elsewhere: LABYARD_DESKTOPS_URL, LABYARD_DESKTOPS_TOKEN,
+    or the options below.""",
+)
+for command in (
+    cli_sessions.sessions,
+    cli_sessions.show,
+    cli_sessions.record,
+    cli_sessions.start,
+    cli_sessions.stop,
+    cli_sessions.pause,
+    cli_sessions.resume,
+    cli_sessions.verify,
+    cli_sessions.export,
+    cli_sessions.delete,
+):
+    app.command()(command)
+
+
+@app.callback()
+def connect(
+    ctx: typer.Context,
+    inventory: InventoryOption = DEFAULT_INVENTORY,
+    url: Annotated[
+        str, typer.Option(envvar="LABYARD_DESKTOPS_URL", help="Where the service is, as https://HOST:8443.")
+    ] = "",
+    token: Annotated[
+        str,
+        typer.Option(envvar="LABYARD_DESKTOPS_TOKEN", help="Its token. Others see it here; better in the environment."),
+    ] = "",
+) -> None:
+    ctx.obj = Where(inventory, url, token)
