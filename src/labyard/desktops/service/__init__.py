@@ -78,6 +78,7 @@ class Desktops:
         tidy: list[Callable[[], object]] = [
             self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.nodes.tidy, self.rdp_usage.samples.drop_old,
             self.own_poot.hourly, self.sessions.retention.sweep, self.sessions.recordings.reconcile,
+            self.sessions.scrub.sweep,
         ]  # fmt: skip
         self.watch = Watch(
             self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]
