@@ -8,8 +8,10 @@ from labyard.desktops.adapters.recorder import Recorder
 from labyard.desktops.agent.displays import NodeDisplays
 from labyard.desktops.agent.rdp.account import Accounts
 from labyard.desktops.agent.rdp.home import Homes
+from labyard.desktops.agent.rdp.life import Parts
 from labyard.desktops.agent.rdp.network import Network
-from labyard.desktops.agent.rdp.servers import Parts, Servers
+from labyard.desktops.agent.rdp.run import run
+from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.agent.rdp.systemd import Systemd
 from labyard.desktops.agent.recorder_units import SystemdRecorders
 from labyard.desktops.agent.settings import Settings
@@ -35,6 +37,7 @@ def purge(settings: Settings) -> None:
         recorders.stop(folder.name)
     for templates in (recorders, Systemd(settings.unit_prefix, settings.servers_dir)):
         templates.remove()
+    run("systemctl", "stop", f"{settings.unit_prefix}.slice")
     for folder in (settings.runtime_dir, settings.state_dir):
         if folder.exists():
             shutil.rmtree(folder)
