@@ -26,7 +26,8 @@ from labyard.desktops.models import (
     SessionChunk,
     UsageSample,
 )
-from labyard.desktops.service.nodes import SLOT, reputation_of
+from labyard.desktops.service.node_life import SLOT
+from labyard.desktops.service.nodes import reputation_of
 from labyard.desktops.service.score import NEW_TRUST, Inputs
 
 WINDOW = timedelta(hours=24)
