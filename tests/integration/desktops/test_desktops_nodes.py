@@ -181,7 +181,7 @@ class TestLife:
     def test_a_start_that_a_crash_cut_off_can_be_repeated(
         self, service: Desktops, make_http: Callable[..., TestClient], operator: Caller, node: str
     ) -> None:
-        service.nodes._back_to(node, NodeStatus.STARTING)
+        service.node_life._back_to(node, NodeStatus.STARTING)
         again = Caller(make_http(), operator.token)
         assert again.post(f"/nodes/{node}/start").status_code == 200
 

@@ -21,7 +21,7 @@ from labyard.desktops.adapters.settlement import SettlementError
 from labyard.desktops.models import AccountEntry, Agent, DeskSession, Heartbeat, Node, Payout, Poot, UsageSample
 from labyard.desktops.roles import Principal, Role
 from labyard.desktops.service import Desktops
-from labyard.desktops.service.nodes import SLOT
+from labyard.desktops.service.node_life import SLOT
 from labyard.desktops.service.poots import references, signed_payload
 from labyard.desktops.service.withdrawals import Withdrawals
 

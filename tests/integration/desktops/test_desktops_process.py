@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,100 +16,27 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from live_server import free_port
 
 from integration.postgresql import Server
 from integration.redis_server import Server as Redis
 from labyard.core.clock import as_text, now
 from labyard.desktops.authority import Authority
 
+from .service_process import NAME, ServiceProcess, pem
 from .test_desktops_nodes import node_like
-
-NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-
-
-def pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-class Process:
-    """`http` is on loopback; `https()` makes clients of the other listener."""
-
-    def __init__(self, folder: Path, database: str, redis: str, **more: str) -> None:
-        self.folder = folder
-        self.port, self.secure_port = free_port(), free_port()
-        self._make_certificate()
-        self._environment = {
-            "DESKTOPS_DATABASE_URL": database, "DESKTOPS_REDIS_URL": redis, "DESKTOPS_STATE_DIR": str(folder / "state"),
-            "DESKTOPS_BIND_PORT": str(self.port), "DESKTOPS_TLS_HOST": "127.0.0.1",
-            "DESKTOPS_TLS_PORT": str(self.secure_port), "DESKTOPS_TLS_CERTIFICATE": str(folder / "server.pem"),
-            "DESKTOPS_TLS_KEY": str(folder / "server.key"), "LABYARD_ENV": "test", **more,
-        }  # fmt: skip
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        self.start()
-
-    def start(self) -> None:
-        self._log = (self.folder / "log").open("a")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "labyard.desktops"], env=os.environ | self._environment, stdout=self._log,
-            stderr=self._log,
-        )  # fmt: skip
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                self.http.get("/health")
-                return
-            except httpx.TransportError:
-                assert self.process.poll() is None and time.monotonic() < deadline, self.log()
-                time.sleep(0.05)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def token(self, roles: str) -> str:
-        command = [sys.executable, "-c", "from labyard.desktops.admin import main; main()"]
-        command += ["token", "issue", "--sub", "cli", "--roles", roles]
-        done = subprocess.run(command, env=os.environ | self._environment, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    def context(self, certificate: Path | None = None) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.folder / "server.pem"))
-        if certificate:
-            context.load_cert_chain(certificate)
-        return context
-
-    def https(self, certificate: Path | None = None) -> httpx.Client:
-        base = f"https://127.0.0.1:{self.secure_port}/api/v1"
-        return httpx.Client(base_url=base, verify=self.context(certificate), timeout=60)
-
-    def _make_certificate(self) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        builder = x509.CertificateBuilder().subject_name(NAME).issuer_name(NAME).public_key(key.public_key())
-        builder = builder.serial_number(1).not_valid_before(now()).not_valid_after(now().replace(year=2099))
-        made = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
-        (self.folder / "server.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-        (self.folder / "server.key").write_bytes(pem(key))
 
 
 @pytest.fixture(scope="module")
-def running(postgresql: Server, redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def running(postgresql: Server, redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     with postgresql.database() as url:
-        process = Process(tmp_path_factory.mktemp("process"), url, redis.url)
+        process = ServiceProcess(tmp_path_factory.mktemp("process"), url, redis.url)
         yield process
         if process.process.poll() is None:
             assert process.stop() == 0, process.log()
 
 
 @pytest.fixture(scope="module")
-def operator(running: Process) -> httpx.Client:
+def operator(running: ServiceProcess) -> httpx.Client:
     headers = {"Authorization": f"Bearer {running.token('node_operator')}"}
     return httpx.Client(base_url=f"http://127.0.0.1:{running.port}/api/v1", headers=headers, timeout=60)
 
@@ -119,7 +44,7 @@ def operator(running: Process) -> httpx.Client:
 class Agent:
     """A node with an agent elsewhere, that gets a certificate."""
 
-    def __init__(self, running: Process, operator: httpx.Client, name: str) -> None:
+    def __init__(self, running: ServiceProcess, operator: httpx.Client, name: str) -> None:
         self.running = running
         body = node_like(name=name, node_id=name, configuration__agent_address="https://127.0.0.1:9")
         assert operator.post("/nodes", json=body).status_code == 201
@@ -138,7 +63,7 @@ class Agent:
         return path
 
 
-def test_both_listeners_serve_the_same(running: Process, operator: httpx.Client) -> None:
+def test_both_listeners_serve_the_same(running: ServiceProcess, operator: httpx.Client) -> None:
     token = {"Authorization": operator.headers["Authorization"]}
     assert operator.get("/nodes").status_code == 200
     assert running.https().get("/nodes", headers=token).status_code == 200
@@ -146,7 +71,7 @@ def test_both_listeners_serve_the_same(running: Process, operator: httpx.Client)
     assert running.http.get("/ready").status_code == 200
 
 
-def test_old_tls_and_plain_http_are_refused(running: Process) -> None:
+def test_old_tls_and_plain_http_are_refused(running: ServiceProcess) -> None:
     context = running.context()
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     context.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -157,7 +82,7 @@ def test_old_tls_and_plain_http_are_refused(running: Process) -> None:
         httpx.get(f"http://127.0.0.1:{running.secure_port}/health")
 
 
-def test_an_agent_enrols_once_and_speaks_for_its_own_node_only(running: Process, operator: httpx.Client) -> None:
+def test_an_agent_enrols_once_and_speaks_for_its_own_node_only(running: ServiceProcess, operator: httpx.Client) -> None:
     one, other = Agent(running, operator, "one"), Agent(running, operator, "other")
     assert one.enrol(request="nonsense").status_code == 400
     answer = one.enrol()
@@ -185,7 +110,7 @@ def test_an_agent_enrols_once_and_speaks_for_its_own_node_only(running: Process,
 
 
 def test_a_certificate_of_another_authority_is_refused(
-    running: Process, operator: httpx.Client, tmp_path: Path
+    running: ServiceProcess, operator: httpx.Client, tmp_path: Path
 ) -> None:
     forger = Agent(running, operator, "forger")
     made = Authority(tmp_path).sign(forger.request, "one", "127.0.0.1")
@@ -194,7 +119,7 @@ def test_a_certificate_of_another_authority_is_refused(
         running.https(path).post("/nodes/forger/heartbeat", json={"timestamp": as_text(now())})
 
 
-def test_kill_and_start_again(running: Process, operator: httpx.Client) -> None:
+def test_kill_and_start_again(running: ServiceProcess, operator: httpx.Client) -> None:
     made = operator.post("/nodes", json=node_like(name="survivor")).json()
     assert operator.post(f"/nodes/{made['node_id']}/start").status_code == 200
     running.stop(signal.SIGKILL)
@@ -214,8 +139,8 @@ def test_kill_and_start_again(running: Process, operator: httpx.Client) -> None:
         ({"DESKTOPS_CORS_ORIGINS": "*"}, "one by one"),
     ],
 )
-def test_wrong_settings_end_it_with_a_word(running: Process, changes: dict[str, str], expected: str) -> None:
-    environment = os.environ | running._environment | changes
+def test_wrong_settings_end_it_with_a_word(running: ServiceProcess, changes: dict[str, str], expected: str) -> None:
+    environment = os.environ | running.environment | changes
     done = subprocess.run(
         [sys.executable, "-m", "labyard.desktops"], env=environment, capture_output=True, text=True, timeout=120
     )

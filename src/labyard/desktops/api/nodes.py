@@ -132,19 +132,20 @@ def delete(who: NodeOperator, node_id: str, service: Service) -> None:
 @router.post("/{node_id}/start", response_model=NodeStarted)
 def start(who: NodeOperator, node_id: str, service: Service) -> Node:
     """Answers when the node is active: its agent, where it has one, was asked what the machine has."""
-    return service.nodes.start(node_id)
+    return service.node_life.start(node_id)
 
 
 @router.post("/{node_id}/stop", response_model=NodeStopped)
 def stop(who: NodeOperator, node_id: NodeId, service: Service, drain: bool = False) -> Node:
     """409 while RDP servers run on it, unless `drain`, which stops them first."""
-    return service.nodes.stop(node_id, drain)
+    return service.node_life.stop(node_id, drain)
 
 
 @router.post("/{node_id}/maintenance", response_model=NodeOut)
 def maintenance(who: NodeOperator, node_id: str, service: Service) -> dict[str, Any]:
     """No new work for it until it is started again."""
-    return service.nodes.maintain(node_id).shown()
+    service.node_life.maintain(node_id)
+    return service.nodes.get(node_id).shown()
 
 
 @router.post("/{node_id}/heartbeat", response_model=HeartbeatOut)
@@ -152,7 +153,7 @@ def heartbeat(who: NodeReporter, node_id: NodeId, service: Service, body: Heartb
     """`last_heartbeat` is when it came; how far the sender's clock is off is in `clock_skew_seconds`."""
     if who.node_id not in (None, node_id):
         raise Refusal("AUTH_FORBIDDEN", "An agent speaks for its own node only")
-    return service.nodes.heartbeat(node_id, body.timestamp)
+    return service.node_life.heartbeat(node_id, body.timestamp)
 
 
 @router.post("/{node_id}/enrolment", response_model=EnrolmentOut, status_code=201)

@@ -78,7 +78,7 @@ def submit(who: NodeReporter, service: Service, body: PootIn) -> Poot:
 @router.post("/batch/validate", response_model=BatchOut)
 def validate_batch(who: NodeOperator, service: Service, body: BatchValidateIn) -> dict[str, Any]:
     """Up to 100, answered in the order of the request. One that is unknown is an error of its own."""
-    results = [_item(poot_id, found) for poot_id, found in service.poots.validate_batch(body.poot_ids)]
+    results = [_item(poot_id, found) for poot_id, found in service.validation.validate_batch(body.poot_ids)]
     errors = sum(result["error"] is not None for result in results)
     valid = sum(result["is_valid"] for result in results)
     summary = {"total": len(results), "valid": valid, "invalid": len(results) - valid - errors, "errors": errors}
@@ -119,7 +119,7 @@ def node_statistics(who: NodeReader, node_id: SeenNode, service: Service) -> dic
 @router.put("/nodes/{node_id}/operational-record", response_model=OperationalRecordOut)
 def import_record(who: Admin, node_id: str, service: Service, body: OperationalRecordIn) -> OperationalRecord:
     """A node's measured history from elsewhere, in place of what is measured here, for 24 hours from its end."""
-    return service.poots.import_record(node_id, body, who)
+    return service.operational_records.load(node_id, body, who)
 
 
 @router.get("/{poot_id}", response_model=PootOut)
@@ -130,7 +130,7 @@ def get(who: NodeReader, poot_id: str, service: Service) -> dict[str, Any]:
 @router.post("/{poot_id}/validate", response_model=ValidationOut)
 def validate(who: NodeOperator, poot_id: str, service: Service) -> dict[str, Any]:
     """Scores it from what was measured of the node. Again: the same answer."""
-    return _judged(service.poots.validate(poot_id))
+    return _judged(service.validation.validate(poot_id))
 
 
 @router.post("/{poot_id}/payout", response_model=PayoutOut)

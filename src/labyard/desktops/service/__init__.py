@@ -14,7 +14,9 @@ from labyard.desktops.keyring import Keyring
 from labyard.desktops.service.auth import Auth
 from labyard.desktops.service.enrolment import Enrolment
 from labyard.desktops.service.idempotency import Idempotency
+from labyard.desktops.service.node_life import NodeLife
 from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.operational import OperationalRecords
 from labyard.desktops.service.own_poot import OwnPoot
 from labyard.desktops.service.payouts import Payouts
 from labyard.desktops.service.pools import Pools
@@ -29,6 +31,7 @@ from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.upkeep import Upkeep
 from labyard.desktops.service.usage import NodeUsage
 from labyard.desktops.service.users import Users
+from labyard.desktops.service.validation import Validation
 from labyard.desktops.service.watch import Watch
 from labyard.desktops.service.withdrawals import Withdrawals
 from labyard.desktops.settings import Settings
@@ -61,12 +64,14 @@ class Desktops:
         self.nodes = Nodes(self.shared, self.node_usage)
         self.enrolment = Enrolment(database, Authority(settings.keys))
         self.poots = Poots(self.shared)
-        self.own_poot = OwnPoot(self.shared, self.nodes, self.poots)
+        self.validation = Validation(self.shared)
+        self.operational_records = OperationalRecords(database)
         self.payouts = Payouts(self.shared)
         self.withdrawals = Withdrawals(self.shared, settlement)
         self.rdp_usage = ServerUsage(self.shared)
         self.rdp = RdpServers(self.shared, self.rdp_usage)
-        self.nodes.stop_server = self.rdp.drain
+        self.node_life = NodeLife(self.shared, self.node_usage, self.rdp.drain)
+        self.own_poot = OwnPoot(self.shared, self.node_life, self.poots)
         self.rdp_watch = RdpWatch(self.shared, self.rdp, self.rdp_usage)
         self.sessions = SessionService(self.shared, SessionServers(self.rdp, settings), self.own_poot.submit)
         # What each part seals with the keyring, and what must be there even when all else is gone.
@@ -76,11 +81,12 @@ class Desktops:
             [self.pools.ensure, self.nodes.forget_local, self.nodes.register_local, self.sessions.reset],
         )
         tidy: list[Callable[[], object]] = [
-            self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.nodes.tidy, self.rdp_usage.samples.drop_old,
-            self.own_poot.hourly, self.sessions.retention.sweep, self.sessions.recordings.reconcile,
+            self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.node_life.tidy, self.own_poot.hourly,
+            self.rdp_usage.samples.drop_old, self.sessions.retention.sweep, self.sessions.recordings.reconcile,
+            self.sessions.scrub.sweep,
         ]  # fmt: skip
         self.watch = Watch(
-            self.shared, self.nodes, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]
+            self.shared, self.node_life, self.node_usage, tidy, [self.nodes.register_local, self.rdp_watch.once]
         )
 
     def start(self) -> None:
@@ -89,7 +95,7 @@ class Desktops:
         self.pools.ensure()
         with self.database.transaction() as session:
             ensure_partitions(session, now())
-        self.nodes.mend()
+        self.node_life.mend()
         self.nodes.register_local()
         self.rdp_watch.mend()
         self.withdrawals.resume()

@@ -22,7 +22,7 @@ from labyard.desktops.models import Agent, Node, NodeStatus, Poot
 from labyard.desktops.roles import Principal, Role
 from labyard.desktops.schemas.poot import PootIn
 from labyard.desktops.service.measures import measure
-from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.node_life import NodeLife
 from labyard.desktops.service.poots import Poots, signed_payload
 from labyard.desktops.service.shared import Shared
 
@@ -32,11 +32,11 @@ INTERVAL = timedelta(hours=1)
 
 
 class OwnPoot:
-    def __init__(self, shared: Shared, nodes: Nodes, poots: Poots) -> None:
+    def __init__(self, shared: Shared, life: NodeLife, poots: Poots) -> None:
         self._database = shared.database
         self._agents = shared.agents
         self._wanted = shared.settings.poot_auto_submit
-        self._nodes = nodes
+        self._life = life
         self._poots = poots
 
     def submit(self, node_id: str, session_id: str | None = None, merkle_root: str | None = None) -> str | None:
@@ -45,7 +45,7 @@ class OwnPoot:
             return None
         try:
             agent = self._agents.of(node_id)
-            self._nodes.met(node_id, agent.ping())
+            self._life.met(node_id, agent.ping())
             body = self._record(node_id, session_id, merkle_root)
             digest = hashlib.sha256(body.output_data.encode()).hexdigest()
             body.signature = agent.sign(signed_payload(node_id, digest, body.timestamp, body.nonce))

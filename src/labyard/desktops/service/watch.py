@@ -21,7 +21,7 @@ from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Usage
 from labyard.desktops.models import Node, NodeStatus
-from labyard.desktops.service.nodes import Nodes
+from labyard.desktops.service.node_life import NodeLife
 from labyard.desktops.service.samples import ensure_partitions
 from labyard.desktops.service.shared import Shared
 from labyard.desktops.service.usage import NodeUsage
@@ -76,13 +76,13 @@ class Watch:
     def __init__(
         self,
         shared: Shared,
-        nodes: Nodes,
+        life: NodeLife,
         usage: NodeUsage,
         tidy: Sequence[Callable[[], object]],
         more: Sequence[Callable[[], object]] = (),
     ) -> None:
         self._shared = shared
-        self._nodes = nodes
+        self._life = life
         self._usage = usage
         self._tidy = tidy
         self._more = more
@@ -132,7 +132,7 @@ class Watch:
             if running is None or running.done():
                 self._running[row.node_id] = self._pool.submit(self._one, row.node_id, row.status, row.hardware_info)
         self._usage.alerts.keep_only({row.node_id for row in found})
-        self._nodes.lose_silent()
+        self._life.lose_silent()
         for work in self._more:
             work()
         if time.monotonic() - self._tidied >= TIDY or not self._tidied:
@@ -153,8 +153,8 @@ class Watch:
     def _look(self, node_id: str, status: str, hardware: dict[str, Any]) -> None:
         moment = time.monotonic()
         if self._shared.agents.hosts(node_id) and moment - self._asked.get(node_id, -HEARTBEAT) >= HEARTBEAT:
-            self._nodes.met(node_id, self._shared.agents.of(node_id).ping())
-            self._nodes.heartbeat(node_id, now())
+            self._life.met(node_id, self._shared.agents.of(node_id).ping())
+            self._life.heartbeat(node_id, now())
             self._asked[node_id] = moment
         if status != NodeStatus.ACTIVE:
             return
