@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from labyard.core.clock import now
 from labyard.desktops.adapters.agent import Segment
 from labyard.desktops.adapters.chunk_store import ChunkStore
 from labyard.desktops.evidence import objects
 from labyard.desktops.evidence.compression import Compression
-from labyard.desktops.models import DataKey, DeskSession, SessionChunk, SessionStage, SessionStatus
+from labyard.desktops.models import AuditEntry, DataKey, DeskSession, SessionChunk, SessionStage, SessionStatus
 from labyard.desktops.moments import as_text
 from labyard.desktops.roles import Principal, Role
 from labyard.desktops.schemas.sessions import RdpConfig, SessionIn
@@ -246,6 +246,37 @@ class TestRetention:
         assert len(list((tmp_path / "archive").rglob("*.lyck"))) == 2
         assert list(service.settings.chunks.rglob("*.lyck")) == []
         assert line.sessions.chunks.content(line.session_id, WHO, line.chunks()[1].chunk_id) == b"media" * 2
+
+
+class TestScrub:
+    def aged(self, line: Line) -> None:
+        line.pull(Waiting(line.session_id, 3))
+        with line.service.database.transaction() as session:
+            session.execute(update(SessionChunk).values(created_at=now() - timedelta(days=2)))
+
+    def test_what_is_well_is_checked_once_a_day(self, line: Line) -> None:
+        self.aged(line)
+        assert line.sessions.scrub.sweep() == 0
+        first = [chunk.checked_at for chunk in line.chunks()]
+        assert all(first)
+        assert line.sessions.scrub.sweep() == 0
+        assert [chunk.checked_at for chunk in line.chunks()] == first
+
+    def test_what_was_committed_just_now_is_not(self, line: Line) -> None:
+        line.pull(Waiting(line.session_id, 1))
+        line.sessions.scrub.sweep()
+        assert line.chunks()[0].checked_at is None
+
+    def test_what_is_bad_is_on_record(self, line: Line, service: Desktops) -> None:
+        self.aged(line)
+        paths = sorted(service.settings.chunks.rglob("*.lyck"))
+        paths[0].write_bytes(paths[0].read_bytes()[:-1] + b"x")
+        paths[1].unlink()
+        assert line.sessions.scrub.sweep() == 2
+        found = line.sessions.records.errors(line.session_id, WHO)
+        assert [error.message.partition(":")[0] for error in found] == [path.stem for path in paths[:2]]
+        with service.database.read() as session:
+            assert session.query(AuditEntry).filter_by(event_type="integrity", action="check").count() == 2
 
 
 def test_sessions_do_not_share_keys(service: Desktops) -> None:

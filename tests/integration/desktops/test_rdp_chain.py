@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 
 from integration.desktops.conftest import Caller
 from integration.desktops.test_desktops_rdp import SAMPLE, create, until
+from integration.desktops.test_rdp_servers import FIRST_PORT, running_servers
 from integration.desktops.test_rdp_servers import pytestmark as needs_xrdp
-from integration.desktops.test_rdp_servers import running_servers
 from labyard.desktops.agent.listen import serve_until, unix_socket
 from labyard.desktops.agent.node import NodeFacts
 from labyard.desktops.agent.rdp.servers import Servers
@@ -31,7 +32,9 @@ def agents() -> None:
 
 @pytest.fixture
 def agent_settings(tmp_path: Path) -> AgentSettings:
-    return AgentSettings(state_dir=tmp_path / "agent", unit_prefix="tchain", socket=tmp_path / "agent.sock")
+    return AgentSettings(
+        state_dir=tmp_path / "agent", unit_prefix=f"t{secrets.token_hex(4)}", socket=tmp_path / "agent.sock"
+    )
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def settings(settings: Settings, agent_settings: AgentSettings, servers: Servers
     listening = (unix_socket(agent_settings.socket, ""), None)
     thread = threading.Thread(target=lambda: asyncio.run(serve_until(Verbs(node, servers, None), [listening], end)))
     thread.start()
-    yield settings.model_copy(update={"agent_socket": agent_settings.socket})
+    yield settings.model_copy(update={"agent_socket": agent_settings.socket, "rdp_first_port": FIRST_PORT})
     end.set()
     thread.join()
 

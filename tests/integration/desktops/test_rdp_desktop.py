@@ -15,8 +15,8 @@ from Xlib import display as xlib
 
 from integration.desktops.display import Display, display
 from integration.desktops.media import colours, is_colour
+from integration.desktops.test_rdp_servers import FIRST_DISPLAY, FIRST_PORT, servers, settings, spec
 from integration.desktops.test_rdp_servers import pytestmark as needs_xrdp
-from integration.desktops.test_rdp_servers import servers, settings, spec
 from integration.desktops.units import ProcessUnits
 from labyard.desktops.adapters.agent import RecordSpec
 from labyard.desktops.agent.displays import NodeDisplays
@@ -41,7 +41,7 @@ def until(there: Callable[[], bool]) -> None:
 @pytest.fixture
 def painted(servers: Servers) -> Iterator[tuple[str, str, int]]:
     """Id, password and port of a running server, whose desktop is of one colour."""
-    wanted = spec(33890)
+    wanted = spec(FIRST_PORT)
     servers.start(wanted)
     connection = connect(*servers.display(wanted.server_id))
     screen = connection.screen()
@@ -91,7 +91,7 @@ def test_a_client_logs_in_and_sees_the_desktop(servers: Servers, painted: tuple[
             seen = servers.usage(server_id)
             assert len(seen.detail["connections"]) == 1
             status = servers.status(server_id)
-            assert (status.xorg, status.display) == ("active", 100)  # the one desktop, not a second one
+            assert (status.xorg, status.display) == ("active", FIRST_DISPLAY)  # the one desktop, not a second one
         finally:
             client.kill()
             client.wait()

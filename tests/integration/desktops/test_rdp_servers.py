@@ -19,10 +19,14 @@ from integration.desktops.processes import Processes
 from labyard.desktops.adapters.agent import AgentRefused, ServerSpec
 from labyard.desktops.agent.rdp.account import Accounts
 from labyard.desktops.agent.rdp.home import Homes
+from labyard.desktops.agent.rdp.life import Parts
 from labyard.desktops.agent.rdp.network import Network
-from labyard.desktops.agent.rdp.servers import Parts, Servers
+from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.agent.settings import Settings
 
+# A range of ports for each process that runs tests, and so displays of its own.
+FIRST_PORT = 33890 + 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+FIRST_DISPLAY = Settings().display(FIRST_PORT)
 NEEDED = ("xrdp", "xrdp-sesrun", "icewm-session", "nft", "unshare")
 MISSING = [name for name in NEEDED if not shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")]
 pytestmark = [
@@ -76,13 +80,13 @@ def accounts() -> set[str]:
 
 class TestLife:
     def test_a_server_from_create_to_delete(self, servers: Servers, settings: Settings) -> None:
-        wanted = spec(33890)
+        wanted = spec(FIRST_PORT)
         made = servers.create(wanted)
         assert (made.xrdp, made.sesman, made.xorg) == ("inactive", "inactive", "inactive")
         assert servers.known() == (wanted.server_id,)
         running = servers.start(wanted)
         assert (running.xrdp, running.sesman, running.xorg) == ("active", "active", "active")
-        assert running.display == 100
+        assert running.display == FIRST_DISPLAY
         assert running.desktop_effective == "icewm"
         assert servers.start(wanted) == running  # again: it runs, nothing is started
         usage = servers.usage(wanted.server_id)
@@ -93,7 +97,7 @@ class TestLife:
         assert (stopped.xrdp, stopped.xorg, stopped.display) == ("inactive", "inactive", None)
         with pytest.raises(AgentRefused, match="does not run"):
             servers.usage(wanted.server_id)
-        assert servers.start(wanted).display == 100
+        assert servers.start(wanted).display == FIRST_DISPLAY
         servers.delete(wanted.server_id)
         assert servers.known() == ()
         assert wanted.account not in accounts()
@@ -101,16 +105,16 @@ class TestLife:
         servers.delete(wanted.server_id)  # absent is fine
 
     def test_three_start_at_once(self, servers: Servers) -> None:
-        wanted = [spec(port) for port in range(33900, 33903)]
+        wanted = [spec(port) for port in range(FIRST_PORT + 10, FIRST_PORT + 13)]
         with ThreadPoolExecutor() as pool:
             states = list(pool.map(servers.start, wanted))
-        assert [state.display for state in states] == [150, 155, 160]
+        assert [state.display for state in states] == [FIRST_DISPLAY + 50, FIRST_DISPLAY + 55, FIRST_DISPLAY + 60]
         assert {state.xorg for state in states} == {"active"}
 
 
 class TestProbe:
     def test_tells_right_from_wrong(self, servers: Servers) -> None:
-        wanted = spec(33890)
+        wanted = spec(FIRST_PORT)
         servers.create(wanted)
         stopped = servers.probe(wanted.server_id, wanted.account, wanted.password)
         assert (stopped["connection_available"], stopped["port_open"]) == (False, False)
@@ -127,16 +131,31 @@ class TestProbe:
         assert not servers.probe(wanted.server_id, None, None)["login"]["attempted"]
 
     def test_without_tls(self, servers: Servers) -> None:
-        wanted = spec(33890, configuration={"desktop_environment": "icewm", "use_tls": False, "color_depth": 16})
+        wanted = spec(FIRST_PORT, configuration={"desktop_environment": "icewm", "use_tls": False, "color_depth": 16})
         servers.start(wanted)
         found = servers.probe(wanted.server_id, wanted.account, wanted.password)
         assert (found["connection_available"], found["protocol"], found["tls"]) == (True, "rdp", None)
         assert found["login"]["succeeded"]
 
 
+class TestLimits:
+    def test_ten_clients_and_no_more(self, servers: Servers) -> None:
+        wanted = spec(FIRST_PORT)
+        servers.start(wanted)
+        if servers.status(wanted.server_id).enforcement["network"] == "none":
+            pytest.skip("nftables does nothing here")
+        clients = [socket.create_connection(("127.0.0.1", wanted.port), 5) for _ in range(10)]
+        try:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", wanted.port), 5)
+        finally:
+            for client in clients:
+                client.close()
+
+
 class TestFailures:
     def test_a_taken_port_is_told_and_nothing_stays(self, servers: Servers) -> None:
-        wanted = spec(33890)
+        wanted = spec(FIRST_PORT)
         with socket.create_server(("127.0.0.1", wanted.port)), pytest.raises(AgentRefused) as refused:
             servers.start(wanted)
         assert refused.value.code == "RDP_START_FAILED"
@@ -147,7 +166,9 @@ class TestFailures:
     def test_a_desktop_that_is_not_installed(self, servers: Servers) -> None:
         if shutil.which("startplasma-x11"):
             pytest.skip("KDE is installed here")
-        assert servers.create(spec(33890, configuration={"desktop_environment": "kde"})).desktop_effective == "icewm"
+        assert (
+            servers.create(spec(FIRST_PORT, configuration={"desktop_environment": "kde"})).desktop_effective == "icewm"
+        )
 
     def test_an_unknown_server(self, servers: Servers) -> None:
         for work in (servers.stop, servers.status, servers.usage):

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Base64Bytes, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from labyard.desktops.adapters.agent import RecordSpec, RecordStatus, Segment, ServerSpec, ServerStatus, Usage
 
@@ -129,8 +130,59 @@ def _read(schema: TypeAdapter[A], body: bytes) -> A:
         ) from None
 
 
-PING: Verb[Nothing, Mapping[str, Any]] = Verb("node.ping", Nothing, dict[str, Any])
-HARDWARE: Verb[Nothing, Mapping[str, Any]] = Verb("node.hardware", Nothing, dict[str, Any])
+# These answers stay mappings, of exactly these keys and kinds.
+class Pong(TypedDict):
+    version: str
+    node_id: str
+    public_key: str
+
+
+class Cpu(TypedDict):
+    cores: int
+    frequency_mhz: float | None
+    architecture: str
+
+
+class Part(TypedDict):
+    total_bytes: int
+    type: str | None
+
+
+class Storage(Part):
+    interface: str | None
+
+
+class Interface(TypedDict):
+    interface: str
+    speed_mbps: int | None
+    mac_address: str | None
+
+
+class Hardware(TypedDict):
+    cpu: Cpu
+    memory: Part
+    storage: Storage
+    gpu: dict[str, Any] | None
+    network: list[Interface]
+
+
+class Login(TypedDict):
+    attempted: bool
+    succeeded: bool
+    reason: str | None
+
+
+class Probed(TypedDict):
+    connection_available: bool
+    port_open: bool
+    tls: dict[str, Any] | None
+    protocol: str | None
+    login: Login
+    latency_ms: float | None
+
+
+PING: Verb[Nothing, Mapping[str, Any]] = Verb("node.ping", Nothing, Pong)
+HARDWARE: Verb[Nothing, Mapping[str, Any]] = Verb("node.hardware", Nothing, Hardware)
 METRICS: Verb[Nothing, Usage] = Verb("node.metrics", Nothing, Usage)
 SIGN: Verb[Payload, Signature] = Verb("node.sign", Payload, Signature)
 SERVER_CREATE: Verb[ServerCall, ServerStatus] = Verb("server.create", ServerCall, ServerStatus, mutating=True)
@@ -140,7 +192,7 @@ SERVER_DELETE: Verb[ServerChange, Nothing] = Verb("server.delete", ServerChange,
 SERVER_STATUS: Verb[ServerNamed, ServerStatus] = Verb("server.status", ServerNamed, ServerStatus)
 SERVER_LIST: Verb[Nothing, tuple[str, ...]] = Verb("server.list", Nothing, tuple[str, ...])
 SERVER_USAGE: Verb[ServerNamed, Usage] = Verb("server.usage", ServerNamed, Usage)
-SERVER_PROBE: Verb[ServerProbe, Mapping[str, Any]] = Verb("server.probe", ServerProbe, dict[str, Any])
+SERVER_PROBE: Verb[ServerProbe, Mapping[str, Any]] = Verb("server.probe", ServerProbe, Probed)
 RECORD_START: Verb[RecordCall, RecordStatus] = Verb("record.start", RecordCall, RecordStatus, mutating=True)
 RECORD_STOP: Verb[RecordChange, RecordStatus] = Verb("record.stop", RecordChange, RecordStatus, mutating=True)
 RECORD_PAUSE: Verb[RecordChange, RecordStatus] = Verb("record.pause", RecordChange, RecordStatus, mutating=True)

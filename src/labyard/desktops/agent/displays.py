@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from labyard.desktops.adapters.agent import AgentRefused
 from labyard.desktops.agent.rdp.servers import Servers
+from labyard.desktops.keyring import write_private
 
 NO_TARGET = "SES_NO_RDP_TARGET"
+MOST = 64 * 1024  # bytes of cookies
 
 
 class NodeDisplays:
@@ -28,10 +30,12 @@ class NodeDisplays:
         self._cookies.mkdir(parents=True, exist_ok=True, mode=0o700)
         mine = self._cookies / session_id
         try:
-            shutil.copyfile(cookie, mine)
+            # Not a link: the desktop's user made this file, and could name any other.
+            with os.fdopen(os.open(cookie, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                content = file.read(MOST)
         except OSError as error:
             raise AgentRefused(f"the display has no cookie: {error.strerror}", NO_TARGET) from None
-        mine.chmod(0o600)
+        write_private(mine, content, replace=True)
         return display, mine
 
     def close(self, session_id: str) -> None:

@@ -8,9 +8,10 @@ from labyard.desktops.adapters.recorder import Recorder
 from labyard.desktops.agent.displays import NodeDisplays
 from labyard.desktops.agent.rdp.account import Accounts
 from labyard.desktops.agent.rdp.home import Homes
+from labyard.desktops.agent.rdp.life import Parts
 from labyard.desktops.agent.rdp.network import Network
 from labyard.desktops.agent.rdp.run import run
-from labyard.desktops.agent.rdp.servers import Parts, Servers
+from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.agent.rdp.systemd import Systemd
 from labyard.desktops.agent.recorder_units import SystemdRecorders
 from labyard.desktops.agent.settings import Settings

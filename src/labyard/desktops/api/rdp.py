@@ -30,8 +30,7 @@ from labyard.desktops.schemas.rdp import (
     ServerUsageOut,
     ServiceStatusOut,
 )
-from labyard.desktops.service import rdp as rdp_service
-from labyard.desktops.service import samples
+from labyard.desktops.service import rdp_rows, samples
 
 router = guarded("/rdp/servers", "rdp")
 
@@ -40,7 +39,7 @@ Word = Annotated[Line | None, Query(max_length=255)]
 
 async def _server_id(server_id: str, service: Service, who: Anyone) -> str:
     if not await run_in_threadpool(service.rdp.visible, server_id, who):
-        raise rdp_service.unknown(server_id)
+        raise rdp_rows.unknown(server_id)
     return server_id
 
 
@@ -105,7 +104,7 @@ _UNITS = {"xrdp": "xrdp", "xrdp_sesman": "sesman", "xorg": "xorg"}
 
 @router.get("/{server_id}/resources", response_model=ResourcesOut)
 def resources(who: RdpReader, server_id: ServerId, service: Service) -> ResourcesOut:
-    return rdp_service.resources(service.rdp.get(server_id).server)
+    return rdp_rows.resources(service.rdp.get(server_id).server)
 
 
 @router.post("/{server_id}/test-connection", response_model=ConnectionOut)

@@ -136,6 +136,8 @@ class SessionChunk(Base):
     processing_time_ms: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(default=now)
     processed_at: Mapped[datetime | None]
+    # When its file was read again last, and compared with its hash.
+    checked_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
 class LedgerEntry(Base):

@@ -78,7 +78,7 @@ class Recorders:
 
     def _launch(self, spec: RecordSpec, folder: Path) -> None:
         display, cookie = None, None  # an external desktop is opened by the recorder itself
-        if spec.target["kind"] != "external":
+        if spec.target.get("kind") != "external":
             display, cookie = self._displays.open(spec.session_id, spec.target)
         folder.mkdir(mode=0o700, exist_ok=True)
         told = {

@@ -32,7 +32,7 @@ from labyard.desktops.service.score import NEW_TRUST, Inputs
 
 WINDOW = timedelta(hours=24)
 GIB = Decimal(2**30)
-PER_GIB, PER_POOT, PER_HEARTBEAT = Decimal(1), Decimal("0.3"), Decimal("0.1")
+PER_GIB, PER_CHECK, PER_POOT, PER_HEARTBEAT = Decimal(1), Decimal("0.5"), Decimal("0.3"), Decimal("0.1")
 QUICK_MS = 500
 AGENT = "agent"
 
@@ -72,6 +72,12 @@ def _measured(
         select(DeskSession.node_id, func.sum(SessionChunk.duration_seconds), func.sum(SessionChunk.stored_size_bytes))
         .join(SessionChunk, SessionChunk.session_id == DeskSession.session_id)
         .where(DeskSession.node_id.in_(subjects), SessionChunk.created_at >= since)
+        .group_by(DeskSession.node_id)
+    )
+    checks = by_subject(
+        select(DeskSession.node_id, func.count())
+        .join(SessionChunk, SessionChunk.session_id == DeskSession.session_id)
+        .where(DeskSession.node_id.in_(subjects), SessionChunk.checked_at >= since)
         .group_by(DeskSession.node_id)
     )
     frames = by_subject(
@@ -114,6 +120,7 @@ def _measured(
         _, load, rate = usage.get(subject, (None, None, None))
         count = beats[subject][1] if subject in beats else 0
         valid = poots[subject][1] if subject in poots else 0
+        checked = checks[subject][1] if subject in checks else 0
         qualities = []
         if subject in frames and (frames[subject][1] or frames[subject][2]):
             _, delivered, dropped = frames[subject]
@@ -122,14 +129,17 @@ def _measured(
             qualities.append(_decimal(probes[subject][1]))
         inputs = Inputs(
             session_hours=_decimal(seconds) / 3600,
-            work_credits=PER_GIB * _decimal(stored) / GIB + PER_POOT * valid + PER_HEARTBEAT * count,
+            work_credits=PER_GIB * _decimal(stored) / GIB
+            + PER_CHECK * checked
+            + PER_POOT * valid
+            + PER_HEARTBEAT * count,
             resource_utilization=_decimal(load),
             network_mbps=_decimal(rate),
             uptime_percentage=_uptime(count, node, since, moment),
             session_quality=sum(qualities, Decimal(0)) / len(qualities) if qualities else Decimal(0),
             trust_score=reputation_of(node, moment) / 100 if node else NEW_TRUST,
         )
-        known = any((chunks.get(subject), usage.get(subject), count, valid, qualities))
+        known = any((chunks.get(subject), usage.get(subject), count, valid, checked, qualities))
         found[subject] = Measured(inputs, "measured" if known else "none")
     return found
 

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
-from sqlalchemy import ColumnElement, delete, func, or_, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
 from labyard.core.clock import now
 from labyard.desktops import audit, names, roles
-from labyard.desktops.adapters.agent import AgentError, AgentRefused, ServerSpec, ServerStatus
+from labyard.desktops.adapters.agent import AgentError, ServerSpec, ServerStatus
 from labyard.desktops.errors import Refusal
 from labyard.desktops.models import (
-    Agent,
     Alert,
     DeskSession,
     PortLease,
     RdpServer,
     RdpStatus,
-    SessionStatus,
     UsageSample,
 )
 from labyard.desktops.paging import Page, fetch
 from labyard.desktops.roles import Principal
-from labyard.desktops.schemas.rdp import Configuration, RdpIn, ResourcesOut
+from labyard.desktops.schemas.rdp import Configuration, RdpIn
 from labyard.desktops.service import placement
+from labyard.desktops.service import rdp_rows as rows
+from labyard.desktops.service.rdp_rows import ServerView
 from labyard.desktops.service.rdp_usage import ServerUsage
 from labyard.desktops.service.shared import Shared
 
@@ -42,28 +40,6 @@ PASSWORD_BYTES = 32
 PORT_TAKEN = "PORT_TAKEN"
 STARTABLE = (RdpStatus.STOPPED, RdpStatus.ERROR)
 STOPPABLE = (RdpStatus.RUNNING, RdpStatus.ERROR)
-RECORDING = (SessionStatus.STARTING, SessionStatus.RECORDING, SessionStatus.PAUSED, SessionStatus.STOPPING)
-
-
-@dataclass(frozen=True)
-class ServerView:
-    server: RdpServer
-    port: int
-    host: str
-
-    def shown(self) -> dict[str, Any]:
-        server = self.server
-        fields = (
-            "server_id", "name", "description", "user_id", "status", "node_id", "configuration", "created_at",
-            "updated_at", "last_started_at", "last_stopped_at", "desktop_effective", "enforcement",
-        )  # fmt: skip
-        return {name: getattr(server, name) for name in fields} | {
-            "host": self.host,
-            "port": self.port,
-            "resources": resources(server),
-            "restart_required": server.status == RdpStatus.RUNNING
-            and server.configuration != server.configuration_applied,
-        }
 
 
 class RdpServers:
@@ -79,11 +55,11 @@ class RdpServers:
     def visible(self, server_id: str, who: Principal) -> bool:
         with self._database.read() as session:
             server = session.get(RdpServer, server_id)
-            return server is not None and server.deleted_at is None and sees(who, server)
+            return server is not None and server.deleted_at is None and rows.sees(who, server)
 
     def get(self, server_id: str) -> ServerView:
         with self._database.read() as session:
-            return self._view(session, _found(session, server_id))
+            return self._view(session, rows.found(session, server_id))
 
     def page(
         self, page: Page, who: Principal, status: str | None, user_id: str | None, node_id: str | None
@@ -91,7 +67,7 @@ class RdpServers:
         query = select(RdpServer).where(RdpServer.deleted_at.is_(None))
         query = query.order_by(RdpServer.created_at, RdpServer.server_id)
         if not who.may(roles.RDP_SEE_ALL):
-            query = query.where(_own(who))
+            query = query.where(rows.own(who))
         for column, value in ((RdpServer.status, status), (RdpServer.user_id, user_id), (RdpServer.node_id, node_id)):
             if value is not None:
                 query = query.where(column == value)
@@ -107,7 +83,7 @@ class RdpServers:
     def credentials(self, server_id: str) -> dict[str, Any]:
         """With the password, and on the audit log."""
         with self._database.transaction() as session:
-            server = _found(session, server_id)
+            server = rows.found(session, server_id)
             view = self._view(session, server)
             audit.record(session, "rdp", "credential_read", resource=("rdp_server", server_id))
             return {
@@ -147,9 +123,9 @@ class RdpServers:
                 if error.code == PORT_TAKEN:
                     avoid.add(port)
                     continue
-                raise _agents_fault("made", server.server_id, error) from None
+                raise rows.agents_fault("made", server.server_id, error) from None
             with self._database.transaction() as session:
-                server = _locked(session, server.server_id)
+                server = rows.locked(session, server.server_id)
                 server.certificate_sha256 = made.certificate_sha256
                 server.desktop_effective = made.desktop_effective
                 audit.record(session, "rdp", "create", resource=("rdp_server", server.server_id))
@@ -159,7 +135,7 @@ class RdpServers:
     def configure(self, server_id: str, configuration: Configuration) -> dict[str, Any]:
         """From the next start on."""
         with self._database.transaction() as session:
-            server = _locked(session, server_id)
+            server = rows.locked(session, server_id)
             server.configuration = configuration.model_dump(exclude_unset=True)
             audit.record(session, "rdp", "configure", resource=("rdp_server", server_id))
             return server.configuration
@@ -167,23 +143,23 @@ class RdpServers:
     def delete(self, server_id: str, force: bool, who: Principal) -> None:
         """All of it: what runs, the account, the files, the port. 409 with a recording, unless an admin forces it."""
         with self._database.transaction() as session:
-            server = _locked(session, server_id)
+            server = rows.locked(session, server_id)
             if server.status in (RdpStatus.STARTING, RdpStatus.STOPPING):
-                raise _state(server)
+                raise rows.wrong_state(server)
             if force and not who.may(roles.ADMIN):
                 raise Refusal("AUTH_FORBIDDEN", "force needs the role admin")
-            _refuse_recorded(session, server_id, force)
+            rows.refuse_recorded(session, server_id, force)
             server.deleted_at = now()
         try:
             self.finish_delete(server)
         except AgentError as error:
             # Not gone: it is seen again, and may be deleted again.
             with self._database.transaction() as session:
-                server = _locked(session, server_id, deleted=True)
+                server = rows.locked(session, server_id, deleted=True)
                 server.deleted_at = None
                 server.status = RdpStatus.ERROR
                 server.last_error = str(error)
-            raise _agents_fault("deleted", server_id, error) from None
+            raise rows.agents_fault("deleted", server_id, error) from None
 
     def finish_delete(self, server: RdpServer) -> None:
         """Of a server that is marked as deleted. AgentError: then nothing in the database changed."""
@@ -202,12 +178,12 @@ class RdpServers:
     def start(self, server_id: str) -> ServerView:
         """Running when it answers: units, desktop and a negotiation on its port. 503 when it cannot be."""
         with self._database.transaction() as session:
-            server = _locked(session, server_id)
+            server = rows.locked(session, server_id)
             if server.status not in STARTABLE:
-                raise _state(server)
+                raise rows.wrong_state(server)
             placement.reserve(session, self._agents, server)
             before, server.status = server.status, RdpStatus.STARTING
-            port = _port(session, server_id)
+            port = rows.port_of(session, server_id)
         configuration = dict(server.configuration)
         agent = self._agents.of(server.node_id)
         try:
@@ -220,13 +196,13 @@ class RdpServers:
         except AgentError as error:
             # What did start is stopped: by the agent, or by the reconciler where the agent is away.
             self._settle(server_id, RdpStatus.ERROR, str(error))
-            raise _agents_fault("started", server_id, error) from None
+            raise rows.agents_fault("started", server_id, error) from None
         except BaseException:
             self._settle(server_id, RdpStatus.ERROR, "the start was interrupted")
             raise
         with self._database.transaction() as session:
-            server = _locked(session, server_id)
-            take(server, status)
+            server = rows.locked(session, server_id)
+            rows.take(server, status)
             server.status, server.last_started_at, server.last_error = RdpStatus.RUNNING, now(), None
             server.configuration_applied = configuration
             audit.record(session, "rdp", "start", resource=("rdp_server", server_id))
@@ -236,22 +212,22 @@ class RdpServers:
     def stop(self, server_id: str, force: bool = False) -> ServerView:
         """No process of it is left when it answers. 409 with a recording, unless forced."""
         with self._database.transaction() as session:
-            server = _locked(session, server_id)
+            server = rows.locked(session, server_id)
             if server.status not in STOPPABLE:
-                raise _state(server)
-            _refuse_recorded(session, server_id, force)
+                raise rows.wrong_state(server)
+            rows.refuse_recorded(session, server_id, force)
             server.status = RdpStatus.STOPPING
         try:
             self._agents.of(server.node_id).server_stop(server_id, secrets.token_hex(8))
         except AgentError as error:
             self._settle(server_id, RdpStatus.ERROR, str(error))
-            raise _agents_fault("stopped", server_id, error) from None
+            raise rows.agents_fault("stopped", server_id, error) from None
         except BaseException:
             self._settle(server_id, RdpStatus.ERROR, "the stop was interrupted")
             raise
         self._usage.forget(server_id)
         with self._database.transaction() as session:
-            server = _locked(session, server_id)
+            server = rows.locked(session, server_id)
             server.status, server.last_stopped_at, server.display = RdpStatus.STOPPED, now(), None
             audit.record(session, "rdp", "stop", resource=("rdp_server", server_id), details={"force": force})
             session.flush()
@@ -289,7 +265,7 @@ class RdpServers:
 
     def sessions(self, server_id: str) -> list[dict[str, Any]]:
         """The recordings that are bound to it now."""
-        query = select(DeskSession).where(DeskSession.server_id == server_id, DeskSession.status.in_(RECORDING))
+        query = select(DeskSession).where(DeskSession.server_id == server_id, DeskSession.status.in_(rows.RECORDING))
         with self._database.read() as session:
             return [
                 {"session_id": row.session_id, "name": row.name, "status": row.status, "started_at": row.started_at}
@@ -330,17 +306,7 @@ class RdpServers:
             session.execute(delete(RdpServer).where(RdpServer.server_id == server.server_id))
 
     def _spec(self, server: RdpServer, port: int) -> ServerSpec:
-        return ServerSpec(
-            server_id=server.server_id,
-            port=port,
-            account=server.account,
-            password=self.password(server),
-            configuration=Configuration(**server.configuration).model_dump(),
-            cpu_limit=float(server.cpu_limit),
-            memory_limit=server.memory_limit,
-            disk_limit=server.disk_limit,
-            network_bandwidth=server.network_bandwidth,
-        )
+        return rows.spec(server, port, self.password(server))
 
     def _settle(self, server_id: str, status: str, error: str | None = None) -> None:
         with self._database.transaction() as session:
@@ -349,67 +315,4 @@ class RdpServers:
                 server.status, server.last_error = status, error
 
     def _view(self, session: Session, server: RdpServer) -> ServerView:
-        address = session.scalar(select(Agent.address).where(Agent.node_id == server.node_id)) or ""
-        host = urlsplit(address).hostname if address.startswith("https://") else None
-        return ServerView(server, _port(session, server.server_id), host or self._settings.local_address)
-
-
-def unknown(server_id: str) -> Refusal:
-    return Refusal("RDP_NOT_FOUND", f"There is no RDP server {server_id[:64]}")
-
-
-def sees(who: Principal, server: RdpServer) -> bool:
-    return who.may(roles.RDP_SEE_ALL) or who.subject in (server.owner, server.user_id)
-
-
-def resources(server: RdpServer) -> ResourcesOut:
-    return ResourcesOut.of(server.cpu_limit, server.memory_limit, server.disk_limit, server.network_bandwidth)
-
-
-def take(server: RdpServer, status: ServerStatus) -> None:
-    """What its agent says of a server that runs."""
-    server.display = status.display
-    server.desktop_effective = status.desktop_effective
-    server.certificate_sha256 = status.certificate_sha256
-    server.enforcement = dict(status.enforcement)
-
-
-def _own(who: Principal) -> ColumnElement[bool]:
-    return or_(RdpServer.owner == who.subject, RdpServer.user_id == who.subject)
-
-
-def _found(session: Session, server_id: str) -> RdpServer:
-    server = session.get(RdpServer, server_id)
-    if server is None or server.deleted_at is not None:
-        raise unknown(server_id)
-    return server
-
-
-def _locked(session: Session, server_id: str, deleted: bool = False) -> RdpServer:
-    server = session.get(RdpServer, server_id, with_for_update=True)
-    if server is None or (server.deleted_at is not None and not deleted):
-        raise unknown(server_id)
-    return server
-
-
-def _port(session: Session, server_id: str) -> int:
-    return session.scalars(select(PortLease.port).where(PortLease.server_id == server_id)).one()
-
-
-def _state(server: RdpServer) -> Refusal:
-    return Refusal("RDP_STATE", f"The RDP server {server.server_id} is {server.status}")
-
-
-def _refuse_recorded(session: Session, server_id: str, force: bool) -> None:
-    query = select(DeskSession.session_id).where(DeskSession.server_id == server_id, DeskSession.status.in_(RECORDING))
-    if not force and (recorded := session.scalars(query).all()):
-        raise Refusal("RDP_HAS_SESSIONS", f"It is being recorded by {', '.join(recorded[:5])}; stop that first")
-
-
-def _agents_fault(what: str, server_id: str, error: AgentError) -> Exception:
-    """What an agent says of its machine is for the log, not for clients."""
-    if not isinstance(error, AgentRefused):
-        return error
-    log.error("refused by the agent", server=server_id, code=error.code, reason=str(error), said=list(error.log))
-    code = "RDP_START_FAILED" if what == "started" else "INTERNAL"
-    return Refusal(code, f"The RDP server {server_id} could not be {what}; the service's log says why")
+        return rows.view(session, server, self._settings.local_address)

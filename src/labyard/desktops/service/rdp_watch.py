@@ -19,7 +19,8 @@ from labyard.core.clock import now
 from labyard.desktops import audit
 from labyard.desktops.adapters.agent import AgentClient, AgentRefused, ServerStatus
 from labyard.desktops.models import Node, NodeStatus, RdpServer, RdpStatus
-from labyard.desktops.service.rdp import RdpServers, take
+from labyard.desktops.service.rdp import RdpServers
+from labyard.desktops.service.rdp_rows import take
 from labyard.desktops.service.rdp_usage import ServerUsage
 from labyard.desktops.service.shared import Shared
 

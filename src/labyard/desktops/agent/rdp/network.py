@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,8 @@ from labyard.core.adapter import AdapterError
 from labyard.desktops.agent.rdp.run import run
 
 BYTES_PER_MBIT = 125_000
+FRESH = 0.25  # seconds that a reading of all counters is good for
+CLIENTS = 10  # connections to a server
 BURST = 10  # as a part of a second: what a client's window may bring at once
 
 
@@ -28,12 +32,17 @@ class Network:
     def __init__(self, owner: str) -> None:
         self._table = f"{owner}_rdp"
         self._lock = threading.Lock()
+        self._chains: dict[str, int] = {}
+        self._read_at = float("-inf")
 
     def limit(self, port: int, bandwidth: int) -> None:
-        """Count what goes through this port, and drop what is above `bandwidth` Mbit/s either way. AdapterError."""
+        """Count what goes through this port, drop what is above `bandwidth` Mbit/s either way, and refuse more than
+        CLIENTS connections, where the kernel can count those. AdapterError."""
         rate = bandwidth * BYTES_PER_MBIT
         limit = f"limit rate over {rate} bytes/second burst {max(rate // BURST, 65536)} bytes drop"
+        full = f"ct state new ct count over {CLIENTS} reject with tcp reset"
         with self._lock:
+            self._read_at = float("-inf")
             self._forget(port)
             self._apply(
                 f"add table inet {self._table}",
@@ -48,17 +57,22 @@ class Network:
                 f"add rule inet {self._table} in tcp dport {port} jump in_{port}",
                 f"add rule inet {self._table} out tcp sport {port} jump out_{port}",
             )
+            with suppress(AdapterError):
+                self._apply(f"insert rule inet {self._table} in_{port} {full}")
 
     def counted(self, port: int) -> Counted | None:
-        """None when the port has no rules. AdapterError."""
-        chains = {}
-        for rule in self._rules():
-            for part in rule["expr"]:
-                if "counter" in part:
-                    chains[rule["chain"]] = int(part["counter"]["bytes"])
-        if f"in_{port}" not in chains or f"out_{port}" not in chains:
-            return None
-        return Counted(chains[f"in_{port}"], chains[f"out_{port}"])
+        """None when the port has no rules. A reading serves all ports for a moment. AdapterError."""
+        with self._lock:
+            if time.monotonic() - self._read_at > FRESH:
+                self._chains = {
+                    rule["chain"]: int(part["counter"]["bytes"])
+                    for rule in self._rules()
+                    for part in rule["expr"]
+                    if "counter" in part
+                }
+                self._read_at = time.monotonic()
+            received, sent = (self._chains.get(f"{way}_{port}") for way in ("in", "out"))
+        return None if received is None or sent is None else Counted(received, sent)
 
     def forget(self, port: int) -> None:
         """Absent is fine. With the last port the table goes."""

@@ -75,6 +75,7 @@ class Systemd:
         self._owner = owner
         self._servers = servers
         self._units = units
+        self._groups: dict[str, Group] = {}
         self._ours = re.compile(rf"{owner}-(?:sesman@|xrdp@|rdp-)([0-9a-f]{{16}})\.(?:service|slice)")
 
     def prepare(self) -> None:
@@ -121,6 +122,7 @@ class Systemd:
         for unit in (*names, self._slice(key)):
             if show(unit, "ActiveState").get("ActiveState") == "failed":
                 run("systemctl", "reset-failed", unit)
+        self._groups.pop(key, None)
 
     def forget(self, key: str) -> None:
         if show(self._slice(key), "DropInPaths").get("DropInPaths"):
@@ -162,8 +164,10 @@ class Systemd:
         return f"{self._owner}-rdp-{key}.slice"
 
     def _group(self, key: str) -> Group | None:
-        path = show(self._slice(key), "ControlGroup").get("ControlGroup")
-        return Group(path) if path else None
+        """None when nothing of the server runs. Asked of systemd once in a life: it is looked at every second."""
+        if key not in self._groups and (path := show(self._slice(key), "ControlGroup").get("ControlGroup")):
+            self._groups[key] = Group(path)
+        return self._groups.get(key)
 
 
 def show(unit: str, properties: str) -> dict[str, str]:

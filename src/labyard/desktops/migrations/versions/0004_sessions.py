@@ -114,10 +114,12 @@ def upgrade() -> None:
         sa.Column("processing_time_ms", sa.Double(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("processed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("checked_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["session_id"], ["sessions.session_id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("chunk_id"),
         sa.UniqueConstraint("session_id", "sequence_number"),
     )
+    op.create_index(op.f("ix_session_chunks_checked_at"), "session_chunks", ["checked_at"], unique=False)
     op.create_index(
         "uq_session_chunks_nonce",
         "session_chunks",

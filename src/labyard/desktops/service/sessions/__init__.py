@@ -14,6 +14,7 @@ from labyard.desktops.service.sessions.parts import OnSealed, Parts
 from labyard.desktops.service.sessions.recordings import Recordings
 from labyard.desktops.service.sessions.records import Records
 from labyard.desktops.service.sessions.retention import Retention
+from labyard.desktops.service.sessions.scrub import Scrub
 from labyard.desktops.service.shared import Shared
 
 __all__ = ["SessionService"]
@@ -36,6 +37,7 @@ class SessionService:
         self.records = Records(database, settings, shared.keyring, self.keys, self.store, provisioner)
         self.chunks = Chunks(database, self.store, self.keys, self.ledger)
         self.retention = Retention(database, self.store, self.keys)
+        self.scrub = Scrub(database, self.store)
         self.recordings = Recordings(
             Parts(
                 database=database,

@@ -60,7 +60,7 @@ class Starts:
             width=width,
             height=height,
             quality=config["quality"],
-            bitrate=config["bitrate"],
+            bitrate=config.get("bitrate"),
             cursor=config["cursor_enabled"],
             audio=config["audio_enabled"],
             slice_seconds=self._parts.settings.session_slice,
