@@ -189,3 +189,56 @@ def register(node_client: httpx.Client, sample_node_data: dict[str, Any]) -> Ite
     for node_id in made:
         node_client.post(f"/nodes/{node_id}/stop")
         assert node_client.delete(f"/nodes/{node_id}").status_code in (204, 404)
+
+
+@pytest.fixture
+def desktops(running: Running) -> None:
+    """Real desktops: the service's host runs the agent, with systemd, xrdp and Xorg."""
+    agent = httpx.get(f"{running.url}/ready", timeout=60).json()["checks"]["agent"]
+    if agent["status"] != "healthy":
+        pytest.skip(f"real desktops need an agent beside the service: {agent.get('detail', agent['status'])}")
+
+
+@pytest.fixture
+def make_server(
+    desktops: None, rdp_client: httpx.Client, sample_rdp_server_request: dict[str, Any]
+) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Makes RDP servers like the sample, started unless told not to, and takes them away again."""
+    made: list[str] = []
+
+    def make(start: bool = True, **changes: Any) -> dict[str, Any]:
+        answer = rdp_client.post("/servers", json=copy.deepcopy(sample_rdp_server_request) | changes)
+        assert answer.status_code == 201, answer.text
+        server: dict[str, Any] = answer.json()
+        made.append(server["server_id"])
+        if start:
+            started = rdp_client.post(f"/servers/{server['server_id']}/start")
+            assert started.status_code == 200, started.text
+        return server
+
+    yield make
+    for server_id in made:
+        assert rdp_client.delete(f"/servers/{server_id}").status_code in (204, 404)
+
+
+@pytest.fixture
+def make_session(
+    session_client: httpx.Client, sample_session_data: dict[str, Any]
+) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Makes sessions like the sample, of a server where one is given, and takes them away again."""
+    made: list[str] = []
+
+    def make(server: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        body = copy.deepcopy(sample_session_data) | changes
+        if server:
+            body["rdp_config"] |= {"host": server["host"], "port": server["port"]}
+        answer = session_client.post("", json=body)
+        assert answer.status_code == 201, answer.text
+        session: dict[str, Any] = answer.json()
+        made.append(session["session_id"])
+        return session
+
+    yield make
+    for session_id in made:
+        session_client.post(f"/{session_id}/stop")
+        assert session_client.delete(f"/{session_id}").status_code in (204, 404)
