@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy import select, update
 
 from integration.desktops.conftest import OPERATORS, Caller
 from integration.desktops.fake_agent import GIB, FakeAgent, FakeAgents
+from labyard.core.clock import now
 from labyard.desktops.adapters.agent import AgentRefused, AgentTimeout, AgentUnreachable
 from labyard.desktops.models import AuditEntry, DeskSession, PortLease, RdpServer
 from labyard.desktops.roles import Role
@@ -245,6 +247,19 @@ class TestUsage:
         assert operator.get(f"{path}/sessions").json()["connections"] == []
         operator.post(f"{path}/stop")
         assert operator.get(f"{path}/alerts").json()["alert_history"][0]["resolved"]
+
+    def test_who_was_killed_for_memory_raises_an_alert_at_once(self, operator: Caller, agent: FakeAgent) -> None:
+        path = f"/rdp/servers/{started(operator)}"
+        hog = agent.usage.__class__("", 1.0, 100.0, 1.0, 0.0, 0.0, "cgroup", {"killed_for_memory": 1})
+        once = iter([hog])
+        calm = agent.usage
+        agent.server_usage = lambda _: replace(next(once, calm), at=now().isoformat())  # type: ignore[method-assign]
+
+        def seen() -> Any:
+            alerts = operator.get(f"{path}/alerts").json()
+            return alerts["active_alerts"] + alerts["alert_history"]
+
+        assert until(seen)[0]["resource_type"] == "memory"
 
 
 class TestRoom:

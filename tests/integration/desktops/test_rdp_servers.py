@@ -138,6 +138,21 @@ class TestProbe:
         assert found["login"]["succeeded"]
 
 
+class TestLimits:
+    def test_ten_clients_and_no_more(self, servers: Servers) -> None:
+        wanted = spec(FIRST_PORT)
+        servers.start(wanted)
+        if servers.status(wanted.server_id).enforcement["network"] == "none":
+            pytest.skip("nftables does nothing here")
+        clients = [socket.create_connection(("127.0.0.1", wanted.port), 5) for _ in range(10)]
+        try:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", wanted.port), 5)
+        finally:
+            for client in clients:
+                client.close()
+
+
 class TestFailures:
     def test_a_taken_port_is_told_and_nothing_stays(self, servers: Servers) -> None:
         wanted = spec(FIRST_PORT)

@@ -176,6 +176,7 @@ class TestCgroup:
             **{
                 "a_dot_slice__cpu_dot_stat": "usage_usec 2500000\nuser_usec 1\n",
                 "a_dot_slice__memory_dot_current": "1048576\n",
+                "a_dot_slice__memory_dot_events": "low 0\noom 2\noom_kill 2\n",
                 "a_dot_slice__cpu_dot_max": "50000 100000\n",
                 "a_dot_slice__memory_dot_max": "max\n",
                 "a_dot_slice__cgroup_dot_procs": "",
@@ -183,7 +184,7 @@ class TestCgroup:
             },
         )
         group = Group("/a.slice", tmp_path)
-        assert group.taken() == Taken(2.5, 1048576, "cgroup")
+        assert group.taken() == Taken(2.5, 1048576, "cgroup", killed=2)
         assert (group.cpu_limit(), group.memory_limit()) == (0.5, None)
         assert group.processes() == [7, 12]
 
@@ -191,13 +192,15 @@ class TestCgroup:
         self.write(
             tmp_path,
             memory__a_dot_slice__memory_dot_usage_in_bytes="4096\n",
+            memory__a_dot_slice__memory_dot_oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 0\n",
+            memory__a_dot_slice__b_dot_service__memory_dot_oom_control="under_oom 0\noom_kill 1\n",
             memory__a_dot_slice__memory_dot_limit_in_bytes="536870912\n",
             cpu__a_dot_slice__cpu_dot_cfs_quota_us="-1\n",
             cpu__a_dot_slice__cpu_dot_cfs_period_us="100000\n",
             unified__a_dot_slice__cpu_dot_stat="usage_usec 1000000\n",
         )
         group = Group("/a.slice", tmp_path)
-        assert group.taken() == Taken(1.0, 4096, "cgroup")
+        assert group.taken() == Taken(1.0, 4096, "cgroup", killed=1)
         assert (group.cpu_limit(), group.memory_limit()) == (None, 536870912)
         self.write(tmp_path, cpuacct__a_dot_slice__cpuacct_dot_usage="3000000000\n")
         assert group.taken().cpu_seconds == 3.0
@@ -240,6 +243,12 @@ class TestMeter:
         usage = meter.usage()
         assert (usage.cpu_percent, usage.memory_percent) == (200.0, 100.0)  # never above the limits
         assert usage.network_in == 0.0
+
+    def test_a_kill_for_memory_is_a_full_memory(self) -> None:
+        takes = iter([Taken(0.0, MIB, "cgroup"), Taken(0.0, MIB, "cgroup", killed=1)])
+        meter = Meter(MADE, Sources(lambda: next(takes), lambda: Counted(0, 0), lambda: Used(0, "files")))
+        usage = meter.usage()
+        assert (usage.memory_percent, usage.detail["killed_for_memory"]) == (100.0, 1)
 
     def test_what_cannot_be_measured_is_none_and_says_why(self) -> None:
         def fails() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -53,13 +53,14 @@ class Alerts:
         self._known: set[str] = set()
         self._lock = threading.Lock()
 
-    def judge(self, subject_id: str, percents: Mapping[str, float | None]) -> None:
-        """Look at one sample: a percentage for each resource, None for what was not measured."""
+    def judge(self, subject_id: str, percents: Mapping[str, float | None], at_once: Collection[str] = ()) -> None:
+        """Look at one sample: a percentage for each resource, None for what was not measured. `at_once` are resources
+        for which this sample is enough."""
         with self._lock:
             self._recall(subject_id)
             for resource, percent in percents.items():
                 if percent is not None:
-                    self._judge_one(subject_id, resource, percent)
+                    self._judge_one(subject_id, resource, percent, resource in at_once)
 
     def forget(self, subject_id: str) -> None:
         """The thing is not sampled any more: its open alerts are resolved."""
@@ -98,14 +99,14 @@ class Alerts:
                 self._open[subject_id, alert.resource_type] = Threshold(alert.threshold, alert.severity)
         self._known.add(subject_id)
 
-    def _judge_one(self, subject_id: str, resource: str, percent: float) -> None:
+    def _judge_one(self, subject_id: str, resource: str, percent: float, at_once: bool) -> None:
         key = (subject_id, resource)
         passed = [threshold for threshold in self._thresholds[resource] if percent >= threshold.percent]
         standing = self._open.get(key)
         if passed:
             self._beyond[key] = self._beyond.get(key, 0) + 1
             worse = standing is None or passed[-1].percent > standing.percent
-            if worse and self._beyond[key] >= SAMPLES:
+            if worse and (at_once or self._beyond[key] >= SAMPLES):
                 self._raise(subject_id, resource, passed[-1], percent)
                 self._open[key] = passed[-1]
         else:

@@ -52,6 +52,8 @@ class ServerUsage:
                 "disk": usage.disk_percent,
                 "network": network_percent(server.network_bandwidth, usage),
             },
+            # Who hogs memory is killed at once: there is no second sample of it.
+            at_once={"memory"} if usage.detail.get("killed_for_memory") else (),
         )
 
     def forget(self, server_id: str) -> None:

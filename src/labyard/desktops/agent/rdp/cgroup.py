@@ -12,11 +12,13 @@ ROOT = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Taken:
-    """`cpu_seconds` since the group began, `memory_bytes` now. `source` says how they were counted."""
+    """`cpu_seconds` since the group began, `memory_bytes` now. `source` says how they were counted. `killed` processes
+    were, since the group began, for want of memory."""
 
     cpu_seconds: float
     memory_bytes: int
     source: str
+    killed: int = 0
 
 
 class Group:
@@ -32,7 +34,8 @@ class Group:
         so."""
         try:
             memory = "memory.current" if self._unified else "memory.usage_in_bytes"
-            return Taken(self._cpu_seconds(), _number(self._of("memory") / memory), "cgroup")
+            used = _number(self._of("memory") / memory)
+            return Taken(self._cpu_seconds(), used, "cgroup", self._killed())
         except (OSError, KeyError, ValueError):
             return taken_by(self.processes())
 
@@ -75,6 +78,13 @@ class Group:
             return _number(accounted) / 1e9
         # Version 2 counts time in every group, and beside version 1 systemd keeps its tree too.
         return _fields(self._of("unified") / "cpu.stat")["usage_usec"] / 1e6
+
+    def _killed(self) -> int:
+        if self._unified:
+            return _fields(self._of("memory") / "memory.events").get("oom_kill", 0)
+        # Counted where the process was, and not again above.
+        files = self._of("memory").rglob("memory.oom_control")
+        return sum(_fields(file).get("oom_kill", 0) for file in files)
 
     def _of(self, controller: str) -> Path:
         return self._root / self._path if self._unified else self._root / controller / self._path

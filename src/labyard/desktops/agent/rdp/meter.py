@@ -89,8 +89,13 @@ class Meter:
         if before.counted and after.counted:
             received = max(0, after.counted.received - before.counted.received) / seconds
             sent = max(0, after.counted.sent - before.counted.sent) / seconds
+        killed = after.taken.killed - before.taken.killed if before.taken and after.taken else 0
+        if killed > 0:  # in between it was at its limit, whatever is left now
+            memory = 100.0
         used = self._home()
         detail: dict[str, Any] = {"interval_seconds": round(seconds, 3), "disk_source": used.source if used else None}
+        if killed > 0:
+            detail["killed_for_memory"] = killed
         if self._problems:
             detail["reasons"] = dict(self._problems)
         return Usage(

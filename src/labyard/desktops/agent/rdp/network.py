@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from labyard.desktops.agent.rdp.run import run
 
 BYTES_PER_MBIT = 125_000
 FRESH = 0.25  # seconds that a reading of all counters is good for
+CLIENTS = 10  # connections to a server
 BURST = 10  # as a part of a second: what a client's window may bring at once
 
 
@@ -34,9 +36,11 @@ class Network:
         self._read_at = float("-inf")
 
     def limit(self, port: int, bandwidth: int) -> None:
-        """Count what goes through this port, and drop what is above `bandwidth` Mbit/s either way. AdapterError."""
+        """Count what goes through this port, drop what is above `bandwidth` Mbit/s either way, and refuse more than
+        CLIENTS connections, where the kernel can count those. AdapterError."""
         rate = bandwidth * BYTES_PER_MBIT
         limit = f"limit rate over {rate} bytes/second burst {max(rate // BURST, 65536)} bytes drop"
+        full = f"ct state new ct count over {CLIENTS} reject with tcp reset"
         with self._lock:
             self._read_at = float("-inf")
             self._forget(port)
@@ -53,6 +57,8 @@ class Network:
                 f"add rule inet {self._table} in tcp dport {port} jump in_{port}",
                 f"add rule inet {self._table} out tcp sport {port} jump out_{port}",
             )
+            with suppress(AdapterError):
+                self._apply(f"insert rule inet {self._table} in_{port} {full}")
 
     def counted(self, port: int) -> Counted | None:
         """None when the port has no rules. A reading serves all ports for a moment. AdapterError."""
