@@ -219,26 +219,3 @@ def make_server(
     yield make
     for server_id in made:
         assert rdp_client.delete(f"/servers/{server_id}").status_code in (204, 404)
-
-
-@pytest.fixture
-def make_session(
-    session_client: httpx.Client, sample_session_data: dict[str, Any]
-) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Makes sessions like the sample, of a server where one is given, and takes them away again."""
-    made: list[str] = []
-
-    def make(server: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-        body = copy.deepcopy(sample_session_data) | changes
-        if server:
-            body["rdp_config"] |= {"host": server["host"], "port": server["port"]}
-        answer = session_client.post("", json=body)
-        assert answer.status_code == 201, answer.text
-        session: dict[str, Any] = answer.json()
-        made.append(session["session_id"])
-        return session
-
-    yield make
-    for session_id in made:
-        session_client.post(f"/{session_id}/stop")
-        assert session_client.delete(f"/{session_id}").status_code in (204, 404)
