@@ -7,6 +7,7 @@ import pwd
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from labyard.desktops.agent.rdp.home import Homes
 from labyard.desktops.agent.rdp.life import Parts
 from labyard.desktops.agent.rdp.network import Network
 from labyard.desktops.agent.rdp.servers import Servers
+from labyard.desktops.agent.rdp.timeouts import Timeouts
 from labyard.desktops.agent.settings import Settings
 
 # A range of ports for each process that runs tests, and so displays of its own.
@@ -151,6 +153,17 @@ class TestLimits:
         finally:
             for client in clients:
                 client.close()
+
+    def test_a_client_that_stays_too_long(self, servers: Servers) -> None:
+        wanted = spec(FIRST_PORT)
+        servers.start(wanted)
+        timeouts = Timeouts(servers.running, 0.2)
+        with socket.create_connection(("127.0.0.1", wanted.port), 20) as client:
+            timeouts.look()
+            time.sleep(0.3)  # longer than it may
+            timeouts.look()
+            assert client.recv(1) == b""
+        assert servers.probe(wanted.server_id, wanted.account, wanted.password)["login"]["succeeded"]
 
 
 class TestFailures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,13 @@ class Servers:
             made = place.made()
             if made and made.display is not None:
                 self._measure(place, made)
+
+    def running(self) -> Iterator[tuple[int, list[int]]]:
+        """Port and processes of each server that runs. AdapterError."""
+        for place in places(self._settings.servers_dir).values():
+            made = place.made()
+            if made and made.display is not None:
+                yield made.port, self._parts.units.processes(place.hex)
 
     def create(self, spec: ServerSpec) -> ServerStatus:
         """The account and the files are there; nothing runs. What was begun is taken back when it fails."""
