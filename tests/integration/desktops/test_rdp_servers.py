@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,10 @@ class TestFailures:
     def test_a_desktop_that_is_not_installed(self, servers: Servers) -> None:
         if shutil.which("startplasma-x11"):
             pytest.skip("KDE is installed here")
-        assert (
-            servers.create(spec(FIRST_PORT, configuration={"desktop_environment": "kde"})).desktop_effective == "icewm"
-        )
+        wanted = spec(FIRST_PORT, configuration={"desktop_environment": "kde"})
+        assert servers.create(wanted).desktop_effective == "icewm"
+        with pytest.raises(AgentRefused, match="kde is not installed"):
+            servers.start(replace(wanted, fallback=False))
 
     def test_an_unknown_server(self, servers: Servers) -> None:
         for work in (servers.stop, servers.status, servers.usage):

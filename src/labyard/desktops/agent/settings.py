@@ -41,9 +41,6 @@ class Settings(Served):
     rdp_session_timeout: int = Field(
         default=3600, ge=300, le=86400, description="A client is disconnected after this; above the idle timeout."
     )
-    rdp_fallback: Literal["icewm", "refuse"] = Field(
-        default="icewm", description="When the desktop that was asked for is not installed."
-    )
 
     @property
     def runtime_dir(self) -> Path:

@@ -64,7 +64,8 @@ class Servers:
             except (AdapterError, OSError) as error:
                 if new:
                     self._life.remove(place)
-                raise AgentRefused(f"the server could not be made: {error}") from None
+                code = error.code if isinstance(error, AgentRefused) else "INTERNAL"
+                raise AgentRefused(f"the server could not be made: {error}", code) from None
             return self._status(place)
 
     def start(self, spec: ServerSpec) -> ServerStatus:
