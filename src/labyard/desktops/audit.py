@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -19,14 +19,13 @@ from labyard.core.clock import as_text, now
 from labyard.core.context import caller
 from labyard.core.database import Database
 from labyard.core.logging import redact
+from labyard.desktops.advisory import AUDIT, hold
 from labyard.desktops.models import AuditEntry
 
 log = structlog.get_logger(__name__)
 
 FIRST = "0" * 64
 PIECE = 500  # entries that are looked at together
-# Taken last in a transaction, so that whoever holds it waits for nobody.
-LOCK = text("SELECT pg_advisory_xact_lock(20257701)")
 _PENDING = "audit"
 
 
@@ -94,7 +93,7 @@ def _write_pending(session: Session) -> None:
     if not pending:
         return
     session.flush()  # all that may fail or wait comes before the lock
-    session.execute(LOCK)
+    session.execute(hold(AUDIT))
     last = session.execute(
         select(AuditEntry.sequence, AuditEntry.hash).order_by(AuditEntry.sequence.desc()).limit(1)
     ).one_or_none()

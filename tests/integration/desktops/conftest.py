@@ -152,6 +152,21 @@ def caller(http: TestClient, service: Desktops) -> Callable[..., Caller]:
     return make
 
 
+@pytest.fixture(scope="session")
+def steady(
+    postgresql: pg.Server, template: str, redis: redis_server.Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Caller]:
+    """A caller of every role, of a service that all tests share in which nothing may change: what is refused."""
+    with postgresql.database(template) as url:
+        folder = tmp_path_factory.mktemp("steady")
+        settings = Settings(env="test-steady", database_url=url, redis_url=redis.url, state_dir=folder / "state")
+        http = TestClient(build(settings, NoAgents()), raise_server_exceptions=False, client=("127.0.0.1", 50000))
+        with http:
+            service: Desktops = http.app.state.desktops  # type: ignore[attr-defined]
+            roles = [role for role in Role if role != Role.AGENT]
+            yield Caller(http, service.auth.issue("steady", roles, timedelta(hours=12)))
+
+
 @pytest.fixture
 def admin(caller: Callable[..., Caller]) -> Caller:
     return caller("root", Role.ADMIN)

@@ -152,8 +152,12 @@ class TestTokens:
     """Every 401 of contract 4.1."""
 
     @pytest.fixture
-    def forge(self, service: Desktops) -> Callable[..., str]:
-        tokens: Tokens = service.auth.tokens
+    def http(self, steady: Caller) -> TestClient:
+        return steady.http
+
+    @pytest.fixture
+    def forge(self, http: TestClient) -> Callable[..., str]:
+        tokens: Tokens = http.app.state.desktops.auth.tokens  # type: ignore[attr-defined]
 
         def make(key: Any = None, algorithm: str = "EdDSA", kid: str | None = None, **changes: Any) -> str:
             moment = int(now().timestamp())
@@ -196,8 +200,9 @@ class TestTokens:
         assert answer.status_code == 401 and code(answer) == expected
         assert "invalid_token" in answer.headers["www-authenticate"]
 
-    def test_wrong_signatures(self, http: TestClient, forge: Callable[..., str], service: Desktops) -> None:
-        public = service.auth.tokens._keys.signing.public_key().public_bytes_raw()
+    def test_wrong_signatures(self, http: TestClient, forge: Callable[..., str]) -> None:
+        tokens: Tokens = http.app.state.desktops.auth.tokens  # type: ignore[attr-defined]
+        public = tokens._keys.signing.public_key().public_bytes_raw()
         for token in (
             forge(key=Ed25519PrivateKey.generate()),
             forge(kid="unknown"),
@@ -251,8 +256,8 @@ class TestConventions:
             "[" * 100_000, '{"a":' * 40 + "1" + "}" * 40, "9" * 5000,
         ],
     )  # fmt: skip
-    def test_bad_bodies(self, admin: Caller, text_: str) -> None:
-        answer = admin.post("/users", content=text_, headers={"Content-Type": "application/json"})
+    def test_bad_bodies(self, steady: Caller, text_: str) -> None:
+        answer = steady.post("/users", content=text_, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400 and code(answer) == "VALIDATION_FAILED", answer.text
 
     def test_a_secret_is_not_repeated(self, admin: Caller) -> None:
@@ -264,8 +269,8 @@ class TestConventions:
         assert answer.status_code == 413 and code(answer) == "BODY_TOO_LARGE"
 
     @pytest.mark.parametrize("query", ["limit=0", "limit=101", "offset=-1", "limit=x", "since=yesterday"])
-    def test_bad_queries(self, admin: Caller, query: str) -> None:
-        assert admin.get(f"/audit?{query}").status_code == 400
+    def test_bad_queries(self, steady: Caller, query: str) -> None:
+        assert steady.get(f"/audit?{query}").status_code == 400
 
     def test_every_answer_has_an_id_and_safe_headers(self, admin: Caller) -> None:
         answer = admin.get("/audit", headers={"X-Request-ID": "mine"})
@@ -341,8 +346,8 @@ class TestIdempotency:
         assert len({answer.text for answer in answers}) == 1
 
     @pytest.mark.parametrize("key", ["", "x" * 129, "a\tb"])
-    def test_bad_keys(self, admin: Caller, key: str) -> None:
-        assert admin.post("/users", json=self.body(), headers={"Idempotency-Key": key}).status_code == 400
+    def test_bad_keys(self, steady: Caller, key: str) -> None:
+        assert steady.post("/users", json=self.body(), headers={"Idempotency-Key": key}).status_code == 400
 
 
 class TestAudit:

@@ -106,6 +106,12 @@ FURTHER: list[tuple[str, str, Roles]] = [
 OPEN = {("POST", f"{API}/auth/token"), ("POST", f"{API}/auth/refresh"), ("POST", f"{API}/agents/enrol")}
 
 
+@pytest.fixture
+def http(steady: Caller) -> TestClient:
+    """Nothing that is asked here changes anything."""
+    return steady.http
+
+
 def mounted(http: TestClient) -> set[tuple[str, str]]:
     paths: dict[str, Any] = http.get("/openapi.json").json()["paths"]
     return {(method.upper(), path) for path, found in paths.items() for method in found if path.startswith(API)}

@@ -113,8 +113,9 @@ def list_nodes(
     pool_id: Word = None,
     status: NodeStatus | None = None,
     node_type: NodeType | None = None,
+    name: Annotated[Line | None, Query(max_length=100)] = None,
 ) -> dict[str, Any]:
-    found, total = service.nodes.page(page, pool_id, status, node_type)
+    found, total = service.nodes.page(page, pool_id=pool_id, status=status, node_type=node_type, name=name)
     return page.envelope("nodes", [node.shown() for node in found], total)
 
 

@@ -12,11 +12,12 @@ import rfc8785
 import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
 from labyard.core.database import Database
 from labyard.desktops.adapters.ledger import Anchored
+from labyard.desktops.advisory import LEDGER, hold
 from labyard.desktops.errors import Refusal, invalid
 from labyard.desktops.evidence import ledger, merkle, proofs
 from labyard.desktops.evidence.ledger import BadEvidence, Entry, Head
@@ -27,7 +28,7 @@ from labyard.desktops.moments import now_text
 log = structlog.get_logger(__name__)
 
 # One writer at a time, over all processes: held from the reading of the last entry to the commit of the next.
-LOCK = text("SELECT pg_advisory_xact_lock(20257703)")
+LOCK = hold(LEDGER)
 
 
 class SqlLedger:

@@ -80,13 +80,10 @@ class Nodes:
             raise unknown(node_id)
         return NodeView(found[0], found[1])
 
-    def page(
-        self, page: Page, pool_id: str | None, status: str | None, node_type: str | None
-    ) -> tuple[list[NodeView], int]:
+    def page(self, page: Page, **wanted: str | None) -> tuple[list[NodeView], int]:
+        """Oldest first. `wanted` are columns and the values that they must have; None is any."""
         query = select(Node).order_by(Node.created_at, Node.node_id)
-        for column, value in ((Node.pool_id, pool_id), (Node.status, status), (Node.node_type, node_type)):
-            if value is not None:
-                query = query.where(column == value)
+        query = query.filter_by(**{column: value for column, value in wanted.items() if value is not None})
         with self._database.read() as session:
             nodes, total = fetch(session, query, page)
             found = select(Agent).where(Agent.node_id.in_([node.node_id for node in nodes]))

@@ -8,12 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from labyard.core.clock import now
 from labyard.desktops import audit, names, roles
 from labyard.desktops.adapters.agent import AgentError, ServerSpec, ServerStatus
+from labyard.desktops.advisory import PORTS, hold
 from labyard.desktops.errors import Refusal
 from labyard.desktops.models import (
     Alert,
@@ -35,7 +36,7 @@ from labyard.desktops.service.shared import Shared
 log = structlog.get_logger(__name__)
 
 # Who hands out ports, one at a time: two creates never share one.
-LOCK = text("SELECT pg_advisory_xact_lock(20257703)")
+LOCK = hold(PORTS)
 PASSWORD_BYTES = 32
 PORT_TAKEN = "PORT_TAKEN"
 STARTABLE = (RdpStatus.STOPPED, RdpStatus.ERROR)

@@ -20,6 +20,7 @@ from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Usage
+from labyard.desktops.advisory import WATCH
 from labyard.desktops.models import Node, NodeStatus
 from labyard.desktops.service.node_life import NodeLife
 from labyard.desktops.service.samples import ensure_partitions
@@ -28,7 +29,6 @@ from labyard.desktops.service.usage import NodeUsage
 
 log = structlog.get_logger(__name__)
 
-LOCK = 20257702
 HEARTBEAT = 30.0  # seconds between questions to an agent whether it is there
 TIDY = 600.0  # seconds
 WORKERS = 8
@@ -52,7 +52,7 @@ class Leader:
             self.resign()
             return False
         try:
-            won = bool(connection.scalar(text(f"SELECT pg_try_advisory_lock({LOCK})")))
+            won = bool(connection.scalar(text(f"SELECT pg_try_advisory_lock({WATCH})")))
             connection.commit()
         except SQLAlchemyError:
             won = False

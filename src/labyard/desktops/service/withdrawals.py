@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import structlog
-from sqlalchemy import exists, func, insert, or_, select, text, update
+from sqlalchemy import exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from labyard.core.clock import now
 from labyard.desktops import audit, names
 from labyard.desktops.adapters.settlement import Settlement, SettlementError
+from labyard.desktops.advisory import WITHDRAWALS, hold
 from labyard.desktops.errors import Refusal
 from labyard.desktops.models import AccountEntry, Node, Payout, PayoutStatus, Withdrawal
 from labyard.desktops.paging import Page, fetch
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 FEES = "fees"
 ATTEMPTS = 3
 # One at a time: the limits of a day are over all wallets.
-LOCK = text("SELECT pg_advisory_xact_lock(20257704)")
+LOCK = hold(WITHDRAWALS)
 
 
 class Withdrawals:
