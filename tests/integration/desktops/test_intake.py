@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sqlalchemy import select, update
 from labyard.core.clock import now
 from labyard.desktops.adapters.agent import Segment
 from labyard.desktops.adapters.chunk_store import ChunkStore
-from labyard.desktops.evidence import objects
+from labyard.desktops.evidence import merkle, objects
 from labyard.desktops.evidence.compression import Compression
 from labyard.desktops.models import AuditEntry, DataKey, DeskSession, SessionChunk, SessionStage, SessionStatus
 from labyard.desktops.moments import as_text
@@ -131,6 +132,19 @@ class TestPull:
         line.pull(Waiting(line.session_id, 1))
         assert line.intake.full == "storage_full"
         assert len(line.chunks()) == 1
+
+
+class TestTwoProcesses:
+    def test_a_chunk_is_committed_once_with_the_file_that_its_row_is_of(self, line: Line) -> None:
+        """As two instances of the service would that follow the same session."""
+        intakes = [Intake(line.service.database, line.store, line.plan, reserve=0) for _ in range(3)]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda each: each.pull(Waiting(line.session_id, 20)), intakes))  # type: ignore[arg-type]
+        chunks = line.chunks()
+        assert [chunk.sequence_number for chunk in chunks] == list(range(1, 21))
+        for chunk in chunks:
+            assert merkle.leaf_hash(line.store.read(chunk.chunk_id)).hex() == chunk.merkle_hash
+        assert line.stage("storage").items_processed == 20
 
 
 class TestTrouble:

@@ -26,7 +26,7 @@ from labyard.desktops.agent.verbs import Verbs
 from .display import display, needs_display
 from .media import colours
 from .node import Desk, RecordingAgent, add_desk, recording_agent
-from .test_desktops_process import Process
+from .service_process import ServiceProcess
 from .test_sessions import chunks, started, stopped, until, verified
 
 pytestmark = needs_display
@@ -69,7 +69,7 @@ def agent_on(socket: Path, state: Path, servers: Any, agent: RecordingAgent) -> 
 class Caller:
     """As conftest's, over real HTTP."""
 
-    def __init__(self, process: Process, token: str) -> None:
+    def __init__(self, process: ServiceProcess, token: str) -> None:
         self._process = process
         self._headers = {"Authorization": f"Bearer {token}"}
 
@@ -80,7 +80,7 @@ class Caller:
         return self._process.http.post(f"/api/v1{path}", headers=self._headers, **given)
 
 
-def check_commands(process: Process, session_id: str, folder: Path, count: int) -> None:
+def check_commands(process: ServiceProcess, session_id: str, folder: Path, count: int) -> None:
     """What `labyard desktops` says of the session, from outside."""
     token = process.token("session_manager")
     environment = {"LABYARD_DESKTOPS_URL": str(process.http.base_url), "LABYARD_DESKTOPS_TOKEN": token}
@@ -112,7 +112,7 @@ def test_everything_is_killed_in_turn(tmp_path: Path) -> None:
         recording_agent(tmp_path / "node") as agent,
         agent_on(tmp_path / "agent.sock", tmp_path / "agent", servers, agent),
     ):
-        process = Process(tmp_path, url, redis.url, DESKTOPS_AGENT_SOCKET=str(tmp_path / "agent.sock"))
+        process = ServiceProcess(tmp_path, url, redis.url, DESKTOPS_AGENT_SOCKET=str(tmp_path / "agent.sock"))
         try:
             who: Any = Caller(process, process.token("session_manager"))
             until(lambda: process.http.get("/ready").status_code == 200)

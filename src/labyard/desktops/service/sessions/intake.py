@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 STORED = "stored"
+LOCK = text("SELECT pg_advisory_xact_lock(20257704, hashtext(:session_id))")
 PAUSE = 0.1  # seconds before a step is tried again
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -99,23 +100,30 @@ class Intake:
         return count
 
     def _commit(self, segment: Segment) -> None:
+        chunk_id = objects.chunk_id(self._plan.session_id, segment.sequence)
         for attempt in range(1, MAX_RETRIES + 1):
-            made = self._retried(PROCESSING, "INTERNAL", lambda: self._make(segment))
-            chunk_id = objects.chunk_id(self._plan.session_id, segment.sequence)
-            with measured() as work:
-                self._retried(STORAGE, "STORAGE_FULL", lambda: self._write(chunk_id, made.data))  # noqa: B023
-            work.memory_bytes = len(made.data)
+            made = self._retried(PROCESSING, lambda: self._make(segment))
             try:
                 with self._database.transaction() as session:
-                    self._add(session, chunk_id, segment, made, work)
-                self._stored += len(made.data)
-                if self._stored >= self._plan.most_bytes:
-                    self.full = "max_size"
+                    self._store_once(session, chunk_id, segment, made)
                 return
             except IntegrityError as error:
                 # The nonce was used before with this key: never twice, so the chunk is encrypted anew.
                 log.warning("a chunk was refused", chunk=chunk_id, attempt=attempt, error=str(error.orig))
         raise NotCommitted(STORAGE, "INTERNAL", "the database refused the chunk")
+
+    def _store_once(self, session: Session, chunk_id: str, segment: Segment, made: Made) -> None:
+        """File and row. Whoever else has the same segment waits meanwhile, and leaves both as they are."""
+        session.execute(LOCK, {"session_id": self._plan.session_id})
+        if session.get(SessionChunk, chunk_id) is not None:
+            return
+        with measured() as work:
+            self._retried(STORAGE, lambda: self._write(chunk_id, made.data))
+        work.memory_bytes = len(made.data)
+        self._add(session, chunk_id, segment, made, work)
+        self._stored += len(made.data)
+        if self._stored >= self._plan.most_bytes:
+            self.full = "max_size"
 
     def _make(self, segment: Segment) -> Made:
         with measured() as work:
@@ -165,7 +173,7 @@ class Intake:
         stages.done(session, self._plan.session_id, PROCESSING, made.work)
         stages.done(session, self._plan.session_id, STORAGE, work)
 
-    def _retried(self, stage: str, code: str, step: Callable[[], T]) -> T:
+    def _retried(self, stage: str, step: Callable[[], T]) -> T:
         """Three attempts. NotCommitted with the last one's reason; only a full disk is STORAGE_FULL."""
         for attempt in range(1, MAX_RETRIES + 1):
             try:
@@ -179,7 +187,7 @@ class Intake:
                 if attempt == MAX_RETRIES:
                     full = isinstance(error, OSError) and error.errno in FULL
                     reason = str(error) or type(error).__name__
-                    raise NotCommitted(stage, code if full else "INTERNAL", reason) from error
+                    raise NotCommitted(stage, "STORAGE_FULL" if full else "INTERNAL", reason) from error
                 time.sleep(PAUSE)
         raise AssertionError("no attempt")
 

@@ -208,6 +208,8 @@ class Recordings:
                 ended = self._drain(row, give_up_node)
                 with self._database.transaction() as session:
                     row = locked(session, session_id)
+                    if row.status == SessionStatus.STOPPED:  # another process was quicker
+                        return row
                     moment = max(row.started_at or ended, ended)
                     row.pauses = _ended(row.pauses, moment)
                     seal(session, row, self.parts.ledger, moment)
