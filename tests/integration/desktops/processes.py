@@ -119,7 +119,8 @@ class Processes:
         return taken_by(self.processes(key))
 
     def log(self, key: str, lines: int) -> tuple[str, ...]:
-        return tuple((self._servers / key / "out.log").read_text(errors="replace").splitlines()[-lines:])
+        out = self._servers / key / "out.log"
+        return tuple(out.read_text(errors="replace").splitlines()[-lines:]) if out.exists() else ()
 
     def known(self) -> frozenset[str]:
         return frozenset(key for key, _ in self._running)

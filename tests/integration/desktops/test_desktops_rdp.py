@@ -360,6 +360,13 @@ class TestFailures:
         agent.fail.clear()
         assert operator.post(f"/rdp/servers/{server_id}/start").status_code == 200
 
+    def test_the_agent_is_told_whether_another_desktop_will_do(
+        self, operator: Caller, agent: FakeAgent, service: Desktops
+    ) -> None:
+        assert agent.specs[create(operator)["server_id"]].fallback
+        service.settings.rdp_desktop_fallback = "refuse"
+        assert not agent.specs[create(operator)["server_id"]].fallback
+
     def test_a_create_that_fails_leaves_nothing(self, operator: Caller, agent: FakeAgent, service: Desktops) -> None:
         agent.fail["create"] = AgentRefused("no useradd")
         refused(operator.post("/rdp/servers", json=SAMPLE), 500, "INTERNAL")

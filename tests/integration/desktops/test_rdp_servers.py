@@ -7,9 +7,11 @@ import pwd
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from labyard.desktops.agent.rdp.home import Homes
 from labyard.desktops.agent.rdp.life import Parts
 from labyard.desktops.agent.rdp.network import Network
 from labyard.desktops.agent.rdp.servers import Servers
+from labyard.desktops.agent.rdp.timeouts import Timeouts
 from labyard.desktops.agent.settings import Settings
 
 # A range of ports for each process that runs tests, and so displays of its own.
@@ -152,6 +155,17 @@ class TestLimits:
             for client in clients:
                 client.close()
 
+    def test_a_client_that_stays_too_long(self, servers: Servers) -> None:
+        wanted = spec(FIRST_PORT)
+        servers.start(wanted)
+        timeouts = Timeouts(servers.running, 0.2)
+        with socket.create_connection(("127.0.0.1", wanted.port), 20) as client:
+            timeouts.look()
+            time.sleep(0.3)  # longer than it may
+            timeouts.look()
+            assert client.recv(1) == b""
+        assert servers.probe(wanted.server_id, wanted.account, wanted.password)["login"]["succeeded"]
+
 
 class TestFailures:
     def test_a_taken_port_is_told_and_nothing_stays(self, servers: Servers) -> None:
@@ -166,9 +180,10 @@ class TestFailures:
     def test_a_desktop_that_is_not_installed(self, servers: Servers) -> None:
         if shutil.which("startplasma-x11"):
             pytest.skip("KDE is installed here")
-        assert (
-            servers.create(spec(FIRST_PORT, configuration={"desktop_environment": "kde"})).desktop_effective == "icewm"
-        )
+        wanted = spec(FIRST_PORT, configuration={"desktop_environment": "kde"})
+        assert servers.create(wanted).desktop_effective == "icewm"
+        with pytest.raises(AgentRefused, match="kde is not installed"):
+            servers.start(replace(wanted, fallback=False))
 
     def test_an_unknown_server(self, servers: Servers) -> None:
         for work in (servers.stop, servers.status, servers.usage):

@@ -86,6 +86,10 @@ class TestSettings:
         with pytest.raises(ValidationError, match="above 999"):
             Settings(rdp_displays=9)
 
+    def test_who_is_idle_goes_first(self) -> None:
+        with pytest.raises(ValidationError, match="below DESKTOP_AGENT_RDP_SESSION_TIMEOUT"):
+            Settings(rdp_session_timeout=1800)
+
     def test_https_needs_certificates(self) -> None:
         with pytest.raises(ValidationError, match="DESKTOP_AGENT_CERTIFICATE"):
             Settings(tls_host="0.0.0.0")

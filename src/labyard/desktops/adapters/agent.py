@@ -59,7 +59,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """One RDP server as the agent shall make it. Memory and disk MiB, bandwidth Mbps, cpu cores."""
+    """One RDP server as the agent shall make it. Memory and disk MiB, bandwidth Mbps, cpu cores.
+
+    `fallback`: with another desktop where the one that is asked for is not installed.
+    """
 
     server_id: str
     port: int
@@ -70,6 +73,7 @@ class ServerSpec:
     memory_limit: int
     disk_limit: int
     network_bandwidth: int
+    fallback: bool = True
 
 
 @dataclass(frozen=True)

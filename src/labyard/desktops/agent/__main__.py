@@ -28,6 +28,7 @@ from labyard.desktops.agent.enrol import enrol
 from labyard.desktops.agent.factory import make_recorder, make_servers, purge
 from labyard.desktops.agent.listen import Listening, serve_until, tls, unix_socket
 from labyard.desktops.agent.node import NodeFacts
+from labyard.desktops.agent.rdp.timeouts import Timeouts
 from labyard.desktops.agent.settings import Settings
 from labyard.desktops.agent.verbs import Verbs
 from labyard.desktops.keyring import KeyFileError
@@ -67,6 +68,7 @@ def _run(settings: Settings) -> NoReturn:
             listening.append((socket.create_server((settings.tls_host, settings.tls_port)), tls(settings)))
     except (OSError, ssl.SSLError, KeyError, KeyFileError, AdapterError) as error:
         _stop(f"The agent cannot start: {error}")
+    Timeouts(servers.running, settings.rdp_session_timeout).start()
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())

@@ -38,8 +38,8 @@ class Settings(Served):
     rdp_displays: int = Field(default=5, ge=2, description="Display numbers kept for each server.")
     rdp_start_timeout: float = Field(default=20, gt=0)
     rdp_idle_timeout: int = Field(default=1800, ge=60, le=7200, description="An idle client is disconnected.")
-    rdp_fallback: Literal["icewm", "refuse"] = Field(
-        default="icewm", description="When the desktop that was asked for is not installed."
+    rdp_session_timeout: int = Field(
+        default=3600, ge=300, le=86400, description="A client is disconnected after this; above the idle timeout."
     )
 
     @property
@@ -64,6 +64,8 @@ class Settings(Served):
     def _check(self) -> Self:
         if self.rdp_last_port < self.rdp_first_port:
             raise ValueError("DESKTOP_AGENT_RDP_LAST_PORT is below DESKTOP_AGENT_RDP_FIRST_PORT")
+        if self.rdp_idle_timeout >= self.rdp_session_timeout:
+            raise ValueError("DESKTOP_AGENT_RDP_IDLE_TIMEOUT must be below DESKTOP_AGENT_RDP_SESSION_TIMEOUT")
         if self.display(self.rdp_last_port) + self.rdp_displays - 1 > HIGHEST_DISPLAY:
             raise ValueError(
                 f"the last port's displays would be above {HIGHEST_DISPLAY}: fewer ports, or fewer displays"

@@ -82,7 +82,7 @@ class Desktops:
         )
         tidy: list[Callable[[], object]] = [
             self.auth.tidy, self.idempotency.tidy, self.poots.tidy, self.node_life.tidy, self.own_poot.hourly,
-            self.rdp_usage.samples.drop_old, self.sessions.retention.sweep, self.sessions.recordings.reconcile,
+            self.rdp_usage.tidy, self.sessions.retention.sweep, self.sessions.recordings.reconcile,
             self.sessions.scrub.sweep,
         ]  # fmt: skip
         self.watch = Watch(

@@ -307,7 +307,7 @@ class RdpServers:
             session.execute(delete(RdpServer).where(RdpServer.server_id == server.server_id))
 
     def _spec(self, server: RdpServer, port: int) -> ServerSpec:
-        return rows.spec(server, port, self.password(server))
+        return rows.spec(server, port, self.password(server), self._settings.rdp_desktop_fallback != "refuse")
 
     def _settle(self, server_id: str, status: str, error: str | None = None) -> None:
         with self._database.transaction() as session:

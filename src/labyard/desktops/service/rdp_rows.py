@@ -19,6 +19,7 @@ from labyard.desktops.schemas.rdp import Configuration, ResourcesOut
 
 log = structlog.get_logger(__name__)
 
+START_FAILED = "RDP_START_FAILED"
 RECORDING = (SessionStatus.STARTING, SessionStatus.RECORDING, SessionStatus.PAUSED, SessionStatus.STOPPING)
 
 
@@ -56,7 +57,7 @@ def resources(server: RdpServer) -> ResourcesOut:
     return ResourcesOut.of(server.cpu_limit, server.memory_limit, server.disk_limit, server.network_bandwidth)
 
 
-def spec(server: RdpServer, port: int, password: str) -> ServerSpec:
+def spec(server: RdpServer, port: int, password: str, fallback: bool) -> ServerSpec:
     """For the server's agent. What the configuration leaves out gets its default here."""
     return ServerSpec(
         server_id=server.server_id,
@@ -68,6 +69,7 @@ def spec(server: RdpServer, port: int, password: str) -> ServerSpec:
         memory_limit=server.memory_limit,
         disk_limit=server.disk_limit,
         network_bandwidth=server.network_bandwidth,
+        fallback=fallback,
     )
 
 
@@ -125,5 +127,5 @@ def agents_fault(what: str, server_id: str, error: AgentError) -> Exception:
     if not isinstance(error, AgentRefused):
         return error
     log.error("refused by the agent", server=server_id, code=error.code, reason=str(error), said=list(error.log))
-    code = "RDP_START_FAILED" if what == "started" else "INTERNAL"
+    code = START_FAILED if what == "started" or error.code == START_FAILED else "INTERNAL"
     return Refusal(code, f"The RDP server {server_id} could not be {what}; the service's log says why")

@@ -6,18 +6,20 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from labyard.core.clock import now
 from labyard.desktops.adapters.agent import Usage
 from labyard.desktops.errors import Refusal
+from labyard.desktops.fields import parse_time
 from labyard.desktops.models import RdpConnection, RdpProbe, RdpServer, RdpStatus
 from labyard.desktops.service.alerts import OF_SERVERS, Alerts
 from labyard.desktops.service.samples import Samples
 from labyard.desktops.service.shared import Shared
 
 KEPT = timedelta(days=7)
+FRESH = timedelta(seconds=5)  # that a sample is taken for now
 BITS_PER_MBIT = 1_000_000
 
 
@@ -36,7 +38,10 @@ class ServerUsage:
             ).one()
         if row.status != RdpStatus.RUNNING:
             raise Refusal("RDP_STATE", f"The RDP server {server_id} is {row.status}: nothing is measured")
-        return self.samples.newest_live(server_id) or self._agents.of(row.node_id).server_usage(server_id)
+        live = self.samples.newest_live(server_id)
+        if live is not None and now() - parse_time(live.at) < FRESH:
+            return live
+        return self._agents.of(row.node_id).server_usage(server_id)
 
     def history(self, server_id: str, duration: timedelta) -> list[Usage]:
         return self.samples.history(server_id, duration)
@@ -98,6 +103,14 @@ class ServerUsage:
                     latency_ms=answer.get("latency_ms"),
                 )
             )
+
+    def tidy(self) -> None:
+        """Forget what is too old to matter."""
+        limit = now() - KEPT
+        self.samples.drop_old()
+        with self._database.transaction() as session:
+            session.execute(delete(RdpProbe).where(RdpProbe.at < limit))
+            session.execute(delete(RdpConnection).where(RdpConnection.disconnected_at < limit))
 
     def close_all(self) -> None:
         """After a crash: who was connected then is found anew."""

@@ -34,7 +34,7 @@ class Files:
         if not place.home.is_mount():
             give(place.home, account, 0o700)
         fingerprint = self._keys(place, spec.server_id)
-        desktop, effective = self._desktop(spec.configuration)
+        desktop, effective = self._desktop(spec.configuration, spec.fallback)
         self._configuration(place, spec, desktop)
         for folder in (place.run, place.log):
             shutil.chown(folder, DAEMON_USER, DAEMON_USER)
@@ -89,14 +89,14 @@ class Files:
             if not (place.etc / keymap.name).exists():
                 shutil.copy(keymap, place.etc)
 
-    def _desktop(self, configuration: Mapping[str, Any]) -> tuple[config.Desktop, str]:
+    def _desktop(self, configuration: Mapping[str, Any], fallback: bool) -> tuple[config.Desktop, str]:
         """The one that was asked for, or the fallback; with its word."""
         asked = str(configuration.get("desktop_environment", "xfce"))
         for name in (asked, config.FALLBACK):
             desktop = config.DESKTOPS.get(name)
             if desktop and shutil.which(desktop.program):
                 return desktop, name
-            if self._settings.rdp_fallback == "refuse":
+            if not fallback:
                 raise AgentRefused(f"the desktop {asked} is not installed on this node", START_FAILED)
         raise AgentRefused(f"neither {asked} nor {config.FALLBACK} is installed on this node", START_FAILED)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,13 @@ class Servers:
             if made and made.display is not None:
                 self._measure(place, made)
 
+    def running(self) -> Iterator[tuple[int, list[int]]]:
+        """Port and processes of each server that runs. AdapterError."""
+        for place in places(self._settings.servers_dir).values():
+            made = place.made()
+            if made and made.display is not None:
+                yield made.port, self._parts.units.processes(place.hex)
+
     def create(self, spec: ServerSpec) -> ServerStatus:
         """The account and the files are there; nothing runs. What was begun is taken back when it fails."""
         place = self._specified(spec)
@@ -57,7 +64,8 @@ class Servers:
             except (AdapterError, OSError) as error:
                 if new:
                     self._life.remove(place)
-                raise AgentRefused(f"the server could not be made: {error}") from None
+                code = error.code if isinstance(error, AgentRefused) else "INTERNAL"
+                raise AgentRefused(f"the server could not be made: {error}", code) from None
             return self._status(place)
 
     def start(self, spec: ServerSpec) -> ServerStatus:
