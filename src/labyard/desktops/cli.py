@@ -1,4 +1,4 @@
-"""`labyard desktops …`: recorded sessions by hand, over the service's HTTP API."""
+"""`labyard desktops …`: remote desktops and their recordings by hand, over the service's HTTP API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from labyard.client.commands import InventoryOption, PlainErrors
-from labyard.desktops import cli_sessions
+from labyard.desktops import cli_access, cli_nodes, cli_poot, cli_servers, cli_sessions
 from labyard.desktops.cli_where import Where
 from labyard.lab import DEFAULT_INVENTORY
 
@@ -15,18 +15,20 @@ app = typer.Typer(
     cls=PlainErrors,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="""Record remote desktops, prove the recordings, and play them.
+    help="""Make remote desktops, record them, prove the recordings, and play them.
+
+    [bold]labyard desktops servers create demo --start[/]
 
     [bold]labyard desktops record Demo --seconds 10[/]
-
-    [bold]labyard desktops sessions[/]
 
     [bold]labyard desktops verify sess-0123456789abcdef[/]
 
     [bold]labyard desktops export sess-0123456789abcdef -o demo.mp4[/]
 
+    [bold]labyard desktops nodes list[/]
+
     Where the service is and a token come from the lab's host. Elsewhere: LABYARD_DESKTOPS_URL, LABYARD_DESKTOPS_TOKEN,
-    or the options below.""",
+    or the options below; `login` and `token` print a token.""",
 )
 for command in (
     cli_sessions.sessions,
@@ -41,6 +43,13 @@ for command in (
     cli_sessions.delete,
 ):
     app.command()(command)
+app.add_typer(cli_servers.app, name="servers")
+app.add_typer(cli_nodes.app, name="nodes")
+app.add_typer(cli_nodes.pools, name="pools")
+app.add_typer(cli_poot.app, name="poot")
+app.command()(cli_access.login)
+app.command()(cli_access.logout)
+app.command()(cli_access.token)
 
 
 @app.callback()

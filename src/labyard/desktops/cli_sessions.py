@@ -11,16 +11,12 @@ from rich.markup import escape
 
 from labyard.client.commands import JsonOption, console, print_json, state, table, working
 from labyard.client.http import ClientError
-from labyard.desktops.client import Client, Thing
+from labyard.desktops.cli_types import client
+from labyard.desktops.client import Thing
 
 SessionArgument = Annotated[str, typer.Argument(metavar="SESSION", help="A session's id.")]
 ShownStatus = Annotated[str, typer.Option(help="Only those that are created, recording, paused, stopped, failed.")]
 NOTHING = "No session. Record one: labyard desktops record Demo --seconds 10"
-
-
-def client(ctx: typer.Context) -> Client:
-    found: Client = ctx.obj.client
-    return found
 
 
 def sessions(ctx: typer.Context, status: ShownStatus = "", project: str = "", as_data: JsonOption = False) -> None:

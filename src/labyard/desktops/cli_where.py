@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,12 @@ from labyard.client.where import LabService, address
 from labyard.desktops.client import Client
 
 # Who may enter the host as root may have any token: this one does what the commands do, and nothing more.
-TOKEN = "labyard-desktops token issue --sub labyard --roles session_manager,auditor --ttl 1h"
+ROLES = "session_manager,rdp_operator,node_operator,auditor"
+
+
+def issue(sub: str = "labyard", roles: str = ROLES, ttl: str = "1h") -> str:
+    """The command that prints a token, on the service's host."""
+    return shlex.join(["labyard-desktops", "token", "issue", "--sub", sub, "--roles", roles, "--ttl", ttl])
 
 
 @dataclass
@@ -25,9 +31,21 @@ class Where:
     @cached_property
     def client(self) -> Client:
         """A client of the service. ClientError when the inventory cannot be used, or the host gives no token."""
+        url, certificate = self._address  # first: what is wrong with it costs no token
+        return Client(url, self.token or ("" if self.url else self.run(issue())), certificate=certificate)
+
+    @cached_property
+    def stranger(self) -> Client:
+        """One without a token."""
+        url, certificate = self._address
+        return Client(url, "", certificate=certificate)
+
+    @cached_property
+    def _address(self) -> tuple[str, str]:
+        """URL and certificate; the latter is empty where others vouch for it."""
         if self.url:
-            return Client(self.url, self.token)
-        service = LabService(self.inventory, "desktops")
+            return self.url, ""
+        service = self._service
         listens = service.value("tls_host")
         if not listens:
             raise ClientError(
@@ -37,12 +55,16 @@ class Where:
         host = address(service.host) if listens == "0.0.0.0" else listens
         # The role's own, when it was given none; then nobody else vouches for it.
         file = service.value("tls_certificate") or f"{service.value('state_dir')}/https.pem"
-        certificate = self._run(service, f"cat {file}")
-        token = self.token or self._run(service, TOKEN)
-        return Client(f"https://{host}:{service.value('tls_port')}", token, certificate=certificate)
+        return f"https://{host}:{service.value('tls_port')}", self.run(f"cat {file}")
 
-    def _run(self, service: LabService, command: str) -> str:
-        done = service.host.run(command)
+    @cached_property
+    def _service(self) -> LabService:
+        return LabService(self.inventory, "desktops")
+
+    def run(self, command: str) -> str:
+        """What a command prints on the service's host. ClientError when it fails."""
+        host = self._service.host
+        done = host.run(command)
         if done.rc != 0:
-            raise ClientError(f"on {service.host.name}: {command.split()[0]}: {done.stderr.strip() or 'failed'}")
+            raise ClientError(f"on {host.name}: {command.split()[0]}: {done.stderr.strip() or 'failed'}")
         return str(done.stdout).strip()

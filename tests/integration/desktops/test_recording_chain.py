@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def check_commands(process: ServiceProcess, session_id: str, folder: Path, count
     assert "There is no session" in run("show", "sess-0000000000000000", status=1)
 
 
-def test_everything_is_killed_in_turn(tmp_path: Path) -> None:
+def test_everything_is_killed_in_turn(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     (tmp_path / "x").mkdir()
     servers = OneServer()
     with (
@@ -148,6 +148,8 @@ def test_everything_is_killed_in_turn(tmp_path: Path) -> None:
             stopped(who, session_id)
             found = chunks(who, session_id, len(committed))
             assert [chunk["sequence_number"] for chunk in found] == list(range(1, len(found) + 1))
+            record_property("lost_chunks", sum(chunk not in found for chunk in committed))
+            assert found[: len(committed)] == committed
             gaps = who.get(f"/sessions/{session_id}").json()["gaps"]
             assert [gap["reason"] for gap in gaps] == ["recorder_restarted"]
             content = who.get(f"/sessions/{session_id}/chunks/{found[-1]['chunk_id']}/content").content

@@ -18,7 +18,7 @@ from labyard.cli import app
 from labyard.client import commands
 from labyard.client.http import ClientError
 from labyard.desktops import cli_where
-from labyard.desktops.cli_where import TOKEN, Where
+from labyard.desktops.cli_where import Where, issue
 
 SESSION = "sess-0123456789abcdef"
 SHOWN: dict[str, Any] = {
@@ -135,7 +135,7 @@ class TestWhere:
 
         def run_there(command: str) -> Any:
             ran.append(command)
-            return SimpleNamespace(rc=0, stdout="t.o.k\n" if command == TOKEN else "", stderr="")
+            return SimpleNamespace(rc=0, stdout="t.o.k\n" if command == issue() else "", stderr="")
 
         host = SimpleNamespace(name="desk1", run=run_there)
         service = SimpleNamespace(host=host, value=lambda name: values.get(name, ""))
@@ -145,7 +145,7 @@ class TestWhere:
 
     def test_from_the_labs_host(self, values: dict[str, str]) -> None:
         assert Where(Path("x"), "", "").client.url == "https://10.0.0.1:8443"
-        assert values["ran"] == ["cat /var/lib/x/https.pem", TOKEN]  # type: ignore[comparison-overlap]
+        assert values["ran"] == ["cat /var/lib/x/https.pem", issue()]  # type: ignore[comparison-overlap]
 
     def test_a_service_on_loopback_only(self, values: dict[str, str]) -> None:
         values["tls_host"] = ""

@@ -103,7 +103,7 @@ def _client(
         f"/u:{target['username']}",
         *([f"/d:{target['domain']}"] if target.get("domain") else []),
         f"/size:{size[0]}x{size[1]}",
-        "/cert:ignore" if target["ignore_cert"] else "/cert:deny",
+        _certificate(target),
         "/sec:tls" if target["use_tls"] else "/sec:rdp",
         "/from-stdin:force",
         "-decorations",
@@ -124,6 +124,16 @@ def _client(
         raise NoPicture(f"the RDP client ended: {_said(log_file)}") from None
     finally:
         _end(client)
+
+
+def _certificate(target: Mapping[str, Any]) -> str:
+    """Which one the client takes: any, the one of this fingerprint, or one that this machine trusts."""
+    if target["ignore_cert"]:
+        return "/cert:ignore"
+    digest = target.get("certificate_sha256")
+    if not digest:
+        return "/cert:deny"
+    return "/cert:fingerprint:sha256:" + ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
 
 
 def _await_picture(number: int, client: subprocess.Popen[bytes], log_file: Path) -> None:
