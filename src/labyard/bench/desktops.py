@@ -38,7 +38,7 @@ def rdp_ready(bench: Bench) -> float:
         for _ in range(STARTS):
             began = time.perf_counter()
             stand.start(server)
-            _negotiated(server)
+            _negotiated(stand, server)
             taken.append((time.perf_counter() - began) * 1000)
             stand.stop(server)
     bench.say(f"ready after {', '.join(f'{value:.0f}' for value in taken)} ms")
@@ -73,9 +73,9 @@ def concurrent_rdp(bench: Bench) -> float:
         return sum(_sees(stand, server) for server in servers)
 
 
-def _negotiated(server: Server) -> None:
+def _negotiated(stand: Stand, server: Server) -> None:
     try:
-        negotiate(server["host"], server["port"], True, PATIENCE)
+        negotiate(stand.address(server), server["port"], True, PATIENCE)
     except NegotiationError as error:
         raise MeasureError(f"{server['name']} was started, and from here: {error}") from error
 

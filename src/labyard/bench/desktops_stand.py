@@ -27,7 +27,8 @@ class Stand:
     """What the figures are measured on."""
 
     def __init__(self, bench: Bench) -> None:
-        self.api = Where(bench.inventory, "", "").client
+        self._where = Where(bench.inventory, "", "")
+        self.api = self._where.client
 
     def servers(self, count: int) -> list[Server]:
         """New ones that are stopped."""
@@ -39,9 +40,13 @@ class Stand:
     def stop(self, server: Server) -> Server:
         return self.api.turn_server(server["server_id"], "stop")
 
+    def address(self, server: Server) -> str:
+        """Where this machine finds it."""
+        return self._where.reach(server)
+
     def access(self, server: Server) -> Server:
-        """Who may log in."""
-        return self.api.of_server(server["server_id"], "credentials")
+        """Who may log in, and where."""
+        return self.api.of_server(server["server_id"], "credentials") | {"host": self.address(server)}
 
     def clients(self, server: Server) -> int:
         """How many the service sees connected."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Annotated
 
 import typer
 
@@ -12,7 +13,12 @@ from labyard.client.picture import PictureOption, check_output, deliver
 from labyard.desktops.cli_types import ServerArgument, client
 
 
-def screenshot(ctx: typer.Context, server: ServerArgument, output: PictureOption = None) -> None:
+def screenshot(
+    ctx: typer.Context,
+    server: ServerArgument,
+    output: PictureOption = None,
+    at: Annotated[str, typer.Option(metavar="HOST", help="Where this machine reaches it, if not where it says.")] = "",
+) -> None:
     """Log in with a FreeRDP client of this machine, and keep what it sees. Without a file it is drawn here.
 
     It needs xfreerdp and Xvfb: apt-get install freerdp2-x11 xvfb. Who works on the desktop sees the client come and go.
@@ -29,7 +35,7 @@ def screenshot(ctx: typer.Context, server: ServerArgument, output: PictureOption
     if found["status"] != "running":
         how = f"labyard desktops servers start {shlex.quote(server)}"
         raise ClientError(f"{server} is {found['status']}, and shows nothing; start it: {how}")
-    access = api.of_server(found["server_id"], "credentials")
+    access = api.of_server(found["server_id"], "credentials") | {"host": at or ctx.obj.reach(found)}
     try:
         with working("logging in"):
             picture = picture_of(access, found["configuration"])

@@ -248,7 +248,8 @@ def usage(ctx: typer.Context, server: ServerArgument, history: HistoryOption = "
 def credentials(ctx: typer.Context, server: ServerArgument, as_data: JsonOption = False) -> None:
     """Who may log in, and how to connect. Reading them is on the service's audit log."""
     api = client(ctx)
-    found = api.of_server(api.server(server)["server_id"], "credentials")
+    there = api.server(server)
+    found = api.of_server(there["server_id"], "credentials")
     if as_data:
         print_json(found)
         return
@@ -261,7 +262,7 @@ def credentials(ctx: typer.Context, server: ServerArgument, as_data: JsonOption 
             ("certificate, SHA-256", found["certificate_sha256"]),
         ]
     )
-    how = f"xfreerdp /v:{found['host']}:{found['port']} /u:{found['username']} /sec:tls"
+    how = f"xfreerdp /v:{ctx.obj.reach(there)}:{found['port']} /u:{found['username']} /sec:tls"
     console.print(f"{how}   (it asks for the password)", highlight=False, soft_wrap=True)
 
 

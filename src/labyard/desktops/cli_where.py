@@ -9,7 +9,8 @@ from pathlib import Path
 
 from labyard.client.http import ClientError
 from labyard.client.where import LabService, address
-from labyard.desktops.client import Client
+from labyard.desktops.client import Client, Thing
+from labyard.desktops.names import LOCAL_NODE
 
 # Who may enter the host as root may have any token: this one does what the commands do, and nothing more.
 ROLES = "session_manager,rdp_operator,node_operator,auditor"
@@ -39,6 +40,13 @@ class Where:
         """One without a token."""
         url, certificate = self._address
         return Client(url, "", certificate=certificate)
+
+    def reach(self, server: Thing) -> str:
+        """Where this machine finds an RDP server: one on the lab's own host as the host itself, since this machine
+        may have no address on the lab's segment."""
+        if self.url or server["node_id"] != LOCAL_NODE:
+            return str(server["host"])
+        return address(self._service.host)
 
     @cached_property
     def _address(self) -> tuple[str, str]:

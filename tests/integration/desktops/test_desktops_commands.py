@@ -90,7 +90,9 @@ def test_a_node_and_its_pool(run: Run) -> None:
     assert "1 of 100" in run("pools", "list")
     assert "1 active" in run("pools", "show", "pool_compute")
     assert json.loads(run("nodes", "statistics", "--json"))["active_nodes"] >= 1
-    assert len(run("nodes", "enrol", "rack 1").split("\n")[0]) > 20
+    assert "agent_address" in run("nodes", "enrol", "rack 1", status=1)
+    assert "nodes enrol" in run("nodes", "register", "rack 3", *hardware, "--agent", "https://10.0.0.3:8444")
+    assert len(run("nodes", "enrol", "rack 3").split()[0]) > 20
     assert "pool_nowhere" in run("nodes", "move", "rack 1", "pool_nowhere", status=1)
     run("nodes", "delete", "rack 1", status=1)
     run("nodes", "stop", "rack 1")

@@ -147,6 +147,15 @@ class TestWhere:
         assert Where(Path("x"), "", "").client.url == "https://10.0.0.1:8443"
         assert values["ran"] == ["cat /var/lib/x/https.pem", issue()]  # type: ignore[comparison-overlap]
 
+    def test_servers_of_the_labs_host_are_reached_as_it_is(
+        self, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cli_where, "address", lambda host: f"{host.name}.management")
+        local, elsewhere = ({"node_id": node, "host": "10.77.0.8"} for node in ("node_local", "node_1"))
+        assert Where(Path("x"), "", "").reach(local) == "desk1.management"
+        assert Where(Path("x"), "", "").reach(elsewhere) == "10.77.0.8"
+        assert Where(Path("x"), "https://there:8443", "").reach(local) == "10.77.0.8"
+
     def test_a_service_on_loopback_only(self, values: dict[str, str]) -> None:
         values["tls_host"] = ""
         with pytest.raises(ClientError, match="desktops_tls_host"):
