@@ -163,12 +163,12 @@ class Auth:
 
     def load(self) -> None:
         """Give Redis all revocations that still matter."""
-        moment = self._clock()
+        moment, missed = self._clock(), self._live.missed
         with self._database.read() as session:
             rows = session.execute(
                 select(TokenRevocation.jti, TokenRevocation.expires_at).where(TokenRevocation.expires_at > moment)
             ).all()
-        self._live.load_revocations({row.jti: (row.expires_at - moment).total_seconds() for row in rows})
+        self._live.load_revocations({row.jti: (row.expires_at - moment).total_seconds() for row in rows}, missed)
 
     def tidy(self) -> None:
         """Remove what has expired."""
