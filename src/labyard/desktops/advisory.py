@@ -13,6 +13,7 @@ WATCH = 20257702  # of a connection, not of a transaction
 LEDGER = 20257703
 WITHDRAWALS = 20257704
 PORTS = 20257705
+PARTITIONS = 20257706
 
 
 def hold(number: int) -> TextClause:

@@ -15,6 +15,7 @@ from labyard.core.clock import now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import Usage
 from labyard.desktops.adapters.live import Live
+from labyard.desktops.advisory import PARTITIONS, hold
 from labyard.desktops.fields import parse_time
 from labyard.desktops.models import UsageSample
 
@@ -89,18 +90,27 @@ def shown(usage: Usage) -> dict[str, Any]:
 
 
 def ensure_partitions(session: Session, moment: datetime) -> None:
-    """The tables of this month and of the next. What the default partition already has of a month stays there."""
+    """The tables of this month and of the next. What the default partition already has of a month stays there.
+
+    Making one locks all samples, so it is first seen whether it is there.
+    """
+    session.execute(hold(PARTITIONS))
     first = moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     for _ in range(2):
         following = (first + timedelta(days=32)).replace(day=1)
-        inside: Mapping[str, Any] = {"start": first, "end": following}
-        taken = session.scalar(
-            text("SELECT EXISTS (SELECT 1 FROM usage_samples_default WHERE at >= :start AND at < :end)"), inside
+        name = f"usage_samples_{first:%Y_%m}"
+        inside: Mapping[str, Any] = {"name": name, "start": first, "end": following}
+        settled = session.scalar(
+            text(
+                "SELECT to_regclass(:name) IS NOT NULL "
+                "OR EXISTS (SELECT 1 FROM usage_samples_default WHERE at >= :start AND at < :end)"
+            ),
+            inside,
         )
-        if not taken:
+        if not settled:
             session.execute(
                 text(
-                    f"CREATE TABLE IF NOT EXISTS usage_samples_{first:%Y_%m} PARTITION OF usage_samples "
+                    f"CREATE TABLE {name} PARTITION OF usage_samples "
                     f"FOR VALUES FROM ('{first.isoformat()}') TO ('{following.isoformat()}')"
                 )
             )
