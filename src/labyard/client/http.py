@@ -73,6 +73,10 @@ class Http:
         raise ClientError(text, answer.status_code, code)
 
     def unreachable(self, error: httpx.TransportError) -> ClientError:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return ClientError(
+                f"nobody vouches for the certificate of {self.url}; where its file is known: SSL_CERT_FILE=FILE.pem"
+            )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return ClientError(f"nothing answers at {self.url}; is the lab up? Build it with: make lab")
         kind = type(error).__name__
