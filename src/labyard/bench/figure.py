@@ -74,6 +74,9 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "evse.failsafe_s", "s", 6, "lower", "a controller killed, until its member has the safe current; timeout 5 s"
     ),
+    Target("desktops.api_p95_ms", "ms", 100, "lower", "100 mixed reads a second for 20 s, 95th percentile"),
+    Target("desktops.poot_batch_ms", "ms", 500, "lower", "100 PoOT validated in one call, median"),
+    Target("desktops.payouts_per_s", "1/s", 200, "higher", "payouts of one batch of 300"),
 )
 
 

@@ -33,7 +33,7 @@ class Http:
         # Shorter than a service keeps an idle connection (5 s): the next request would fail on one that it just closed.
         limits = httpx.Limits(keepalive_expiry=2)
         wait = httpx.Timeout(timeout, connect=5)
-        self._http = httpx.Client(base_url=self.url, timeout=wait, limits=limits, verify=_tls(certificate))
+        self._http = httpx.Client(base_url=self.url, timeout=wait, limits=limits, verify=trust(certificate))
 
     def close(self) -> None:
         self._http.close()
@@ -80,7 +80,7 @@ class Http:
 
 
 @functools.cache
-def _tls(certificate: str = "") -> ssl.SSLContext:
+def trust(certificate: str = "") -> ssl.SSLContext:
     """One for all: reading the certificate authorities takes longer than a request."""
     context = httpx.create_ssl_context()
     if certificate:

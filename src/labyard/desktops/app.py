@@ -53,9 +53,10 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# What is asked most comes first: they are looked through in order.
 ROUTERS = (
-    auth.public, agents.public, auth.private, auth.users, audit.router, nodes.router, rdp.router, poot.router,
-    poot.payouts, sessions.router, ledger.router, admin.router,
+    sessions.router, rdp.router, nodes.router, poot.router, poot.payouts, ledger.router, audit.router, auth.public,
+    auth.private, auth.users, agents.public, admin.router,
 )  # fmt: skip
 
 

@@ -27,7 +27,13 @@ class Where:
         """A client of the service. ClientError when the inventory cannot be used, or the host gives no token."""
         if self.url:
             return Client(self.url, self.token)
-        service = LabService(self.inventory, "desktops")
+        url, certificate = self.place
+        return Client(url, self.token or self.issue(TOKEN), certificate=certificate)
+
+    @cached_property
+    def place(self) -> tuple[str, str]:
+        """The service's URL and certificate (PEM), from the lab's host. ClientError."""
+        service = self._service
         listens = service.value("tls_host")
         if not listens:
             raise ClientError(
@@ -37,12 +43,18 @@ class Where:
         host = address(service.host) if listens == "0.0.0.0" else listens
         # The role's own, when it was given none; then nobody else vouches for it.
         file = service.value("tls_certificate") or f"{service.value('state_dir')}/https.pem"
-        certificate = self._run(service, f"cat {file}")
-        token = self.token or self._run(service, TOKEN)
-        return Client(f"https://{host}:{service.value('tls_port')}", token, certificate=certificate)
+        return f"https://{host}:{service.value('tls_port')}", self._run(f"cat {file}")
 
-    def _run(self, service: LabService, command: str) -> str:
-        done = service.host.run(command)
+    def issue(self, command: str) -> str:
+        """A token of the lab's host, by this command there. ClientError when it gives none."""
+        return self._run(command)
+
+    @cached_property
+    def _service(self) -> LabService:
+        return LabService(self.inventory, "desktops")
+
+    def _run(self, command: str) -> str:
+        done = self._service.host.run(command)
         if done.rc != 0:
-            raise ClientError(f"on {service.host.name}: {command.split()[0]}: {done.stderr.strip() or 'failed'}")
+            raise ClientError(f"on {self._service.host.name}: {command.split()[0]}: {done.stderr.strip() or 'failed'}")
         return str(done.stdout).strip()

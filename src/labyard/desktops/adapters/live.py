@@ -71,7 +71,8 @@ class Live:
         self._bucket = hashlib.sha1(BUCKET.encode(), usedforsecurity=False).hexdigest()
         self._away_until = 0.0
         self._away = False
-        self._stale = False
+        # How many revocations did not get here, and how many of them were loaded since.
+        self.missed = self._made_good = 0
 
     def key(self, kind: str, *names: str) -> str:
         return self._prefix + ":".join((kind, *names))
@@ -109,7 +110,7 @@ class Live:
             return None
         self._found()
         gone = bool(revoked and revoked[0])
-        sure = gone or (loaded and not self._stale)
+        sure = gone or (loaded and self.missed == self._made_good)
         return Admission(gone if sure else None, bool(allowed), tokens / 1000)
 
     # For everything else
@@ -117,8 +118,9 @@ class Live:
     def revoke(self, jti: str, seconds: float) -> bool:
         return self._do(lambda: self._redis.set(self.key("revoked", jti), "1", ex=max(1, int(seconds) + 1))) is not None
 
-    def load_revocations(self, left: Mapping[str, float]) -> bool:
-        """Take all revocations that still matter, by the seconds that they do."""
+    def load_revocations(self, left: Mapping[str, float], missed: int) -> bool:
+        """Take all revocations that still matter, by the seconds that they do. `missed` is as it was before they were
+        read: one that came after is not among them."""
 
         def load() -> bool:
             with self._redis.pipeline() as pipe:
@@ -129,12 +131,13 @@ class Live:
             return True
 
         loaded = bool(self._do(load))
-        self._stale = self._stale and not loaded
+        if loaded:
+            self._made_good = max(self._made_good, missed)
         return loaded
 
     def forget_loaded(self) -> None:
         """A revocation did not get here: until all are loaded again, `admit` does not say which tokens are revoked."""
-        self._stale = True
+        self.missed += 1
 
     def put(self, kind: str, name: str, value: Mapping[str, Any], seconds: int) -> bool:
         """Keep what is measured now. `kind` is `hb` for heartbeats, or `live:<kind>`."""

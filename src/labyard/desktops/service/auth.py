@@ -73,7 +73,7 @@ class Auth:
             else:
                 audit.record(session, "login", "login", resource=("user", username), result="refused")
                 pair, revoked = None, []
-        self._publish(revoked)
+        self.publish(revoked)
         if pair is None:
             raise Refusal("AUTH_INVALID", "Wrong user name or password, or the user is not active")
         return pair
@@ -94,7 +94,7 @@ class Auth:
                 if family and usable:
                     published = self._end(session, [family], "a refresh token was used again")
                 audit.record(session, "login", "refresh", resource=("user", claims.subject), result="refused")
-        self._publish(published)
+        self.publish(published)
         if pair is None:
             raise Refusal("AUTH_REVOKED", "The refresh token was used before, or revoked; log in again")
         return pair
@@ -122,7 +122,7 @@ class Auth:
                     session, claims.jti, claims.subject, claims.expires_at, "revoked by its owner"
                 )
             audit.record(session, "token", "revoke", resource=("user", claims.subject))
-        self._publish(published)
+        self.publish(published)
 
     def end_all(self, session: Session, username: str, reason: str) -> list[tuple[str, datetime]]:
         """Revoke every login of a user, in the caller's transaction; hand the answer to `publish` after it."""
@@ -132,7 +132,10 @@ class Auth:
         return self._end(session, list(families), reason)
 
     def publish(self, revoked: list[tuple[str, datetime]]) -> None:
-        self._publish(revoked)
+        """After the commit. Where Redis cannot take it, it must not be asked until it has all of them again."""
+        for jti, until in revoked:
+            if not self._live.revoke(jti, (until - self._clock()).total_seconds()):
+                self._live.forget_loaded()
 
     def issue(self, subject: str, roles: list[Role], lifetime: timedelta) -> str:
         """An access token for automation, audited. ValueError beyond 24 h."""
@@ -160,12 +163,12 @@ class Auth:
 
     def load(self) -> None:
         """Give Redis all revocations that still matter."""
-        moment = self._clock()
+        moment, missed = self._clock(), self._live.missed
         with self._database.read() as session:
             rows = session.execute(
                 select(TokenRevocation.jti, TokenRevocation.expires_at).where(TokenRevocation.expires_at > moment)
             ).all()
-        self._live.load_revocations({row.jti: (row.expires_at - moment).total_seconds() for row in rows})
+        self._live.load_revocations({row.jti: (row.expires_at - moment).total_seconds() for row in rows}, missed)
 
     def tidy(self) -> None:
         """Remove what has expired."""
@@ -203,9 +206,3 @@ class Auth:
         row = {"jti": jti, "subject": subject, "expires_at": until, "reason": reason, "revoked_at": self._clock()}
         session.execute(insert(TokenRevocation).values(row).on_conflict_do_nothing())
         return [(jti, until)]
-
-    def _publish(self, revoked: list[tuple[str, datetime]]) -> None:
-        """After the commit. Where Redis cannot take it, it must not be asked until it has all of them again."""
-        for jti, until in revoked:
-            if not self._live.revoke(jti, (until - self._clock()).total_seconds()):
-                self._live.forget_loaded()
