@@ -81,6 +81,7 @@ class TestApplied:
     def test_the_distributions_instance_is_masked(self, host: LabHost) -> None:
         for unit in ("xrdp.service", "xrdp-sesman.service"):
             assert host.run("systemctl is-enabled %s", unit).stdout.strip() == "masked"
+            assert not host.shell.service(unit).is_running
 
     def test_the_socket_is_closed_to_others(self, host: LabHost) -> None:
         socket = host.shell.file(host.value("desktop_node_socket"))
