@@ -71,6 +71,17 @@ def test_both_listeners_serve_the_same(running: ServiceProcess, operator: httpx.
     assert running.http.get("/ready").status_code == 200
 
 
+def test_a_person_is_told_of_a_certificate_that_nobody_vouches_for(running: ServiceProcess) -> None:
+    url = f"https://127.0.0.1:{running.secure_port}"
+    environment = {**os.environ, "LABYARD_DESKTOPS_URL": url, "LABYARD_DESKTOPS_TOKEN": running.token("node_viewer")}
+    command = [sys.executable, "-m", "labyard.cli", "desktops", "pools", "list", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "SSL_CERT_FILE" in done.stderr, done.stderr
+    environment["SSL_CERT_FILE"] = str(running.folder / "server.pem")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "pool_workers" in done.stdout, done.stderr
+
+
 def test_old_tls_and_plain_http_are_refused(running: ServiceProcess) -> None:
     context = running.context()
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
