@@ -27,8 +27,8 @@ app = typer.Typer(
 
     [bold]labyard desktops nodes list[/]
 
-    Where the service is and a token come from the lab's host. Elsewhere: LABYARD_DESKTOPS_URL, LABYARD_DESKTOPS_TOKEN,
-    or the options below; `login` and `token` print a token.""",
+    Where the service is and a token come from the lab's host. Elsewhere: LABYARD_DESKTOPS_URL and
+    LABYARD_DESKTOPS_TOKEN, which `login` prints; or the options below.""",
 )
 for command in (
     cli_sessions.sessions,

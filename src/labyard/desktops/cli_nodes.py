@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from labyard.client.commands import JsonOption, console, print_json, state, table, working
+from labyard.client.http import ClientError
 from labyard.desktops.cli_types import (
     GIB,
     HistoryOption,
@@ -156,9 +157,9 @@ def register(
 
 @app.command()
 def enrol(ctx: typer.Context, node: NodeArgument, as_data: JsonOption = False) -> None:
-    """A token with which a node's agent gets its certificate: good once, for 15 minutes. It takes an older one's place.
+    """A token with which a node's agent gets its certificate: good once, for 15 minutes.
 
-    The role desktop_node has the agent's side: roles/desktop_node/README.md.
+    The certificate takes the place of an older one. The agent's side is in roles/desktop_node/README.md.
     """
     api = client(ctx)
     offered = api.turn_node(api.node(node)["node_id"], "enrolment")
@@ -219,14 +220,22 @@ def move(
     [bold]labyard desktops nodes move rack-1 pool_compute[/]
     """
     api = client(ctx)
-    there = api.move_node(api.node(node)["node_id"], pool)
+    node_id = api.node(node)["node_id"]
+    try:
+        there = api.move_node(node_id, pool)
+    except ClientError as error:
+        if error.status != 400:
+            raise
+        raise ClientError(f"no pool is called {pool}; `labyard desktops pools list` has them", 400) from error
     console.print(f"[bold]{escape(node)}[/] is in {there['pool_id']}, one of {there['node_count']}.", highlight=False)
 
 
 @app.command()
 def usage(ctx: typer.Context, node: NodeArgument, history: HistoryOption = "", as_data: JsonOption = False) -> None:
-    """What a node uses, in percent of the whole machine. `service-host, shared` is the service's own host, measured in
-    the place of a node without an agent."""
+    """What a node uses, in percent of the whole machine.
+
+    `service-host, shared` is the service's own host, measured in the place of a node without an agent.
+    """
     api = client(ctx)
     node_id = api.node(node)["node_id"]
     if history:

@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 app.command()(screenshot)
 NOTHING = "No RDP server. Make one: labyard desktops servers create NAME --start"
-PasswordOption = Annotated[str, typer.Option(help="Try this user, whose password is asked for; else its own account.")]
+LoginOption = Annotated[str, typer.Option(help="Try this user, whose password is asked for; else its own account.")]
 
 
 class Desktop(StrEnum):
@@ -194,7 +194,7 @@ def delete(ctx: typer.Context, servers: ServerArguments) -> None:
 
 
 @app.command()
-def test(ctx: typer.Context, server: ServerArgument, user: PasswordOption = "", as_data: JsonOption = False) -> None:
+def test(ctx: typer.Context, server: ServerArgument, user: LoginOption = "", as_data: JsonOption = False) -> None:
     """Negotiate and log in for real. Exits with 1 when that does not work.
 
     [bold]labyard desktops servers test demo[/]

@@ -130,8 +130,9 @@ def verify(
         typer.Option(exists=True, dir_okay=False, help="The ledger's public key. Without it the service is asked."),
     ] = None,
 ) -> None:
-    """Prove here that no byte of a recording was changed: every chunk, their order and count, the ledger's entry, and
-    the signed head over it. Exits with 1, and names what is bad.
+    """Prove here that no byte of a recording was changed. Exits with 1, and names what is bad.
+
+    Checked are every chunk, their order and count, the ledger's entry, and the signed head over it.
 
     [bold]labyard desktops verify sess-0123456789abcdef --key ledger.pem[/]
     """

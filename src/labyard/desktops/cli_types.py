@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from labyard.client.commands import console, table
 from labyard.desktops.client import Client, Thing
@@ -56,9 +57,8 @@ def usage(samples: list[Thing]) -> None:
 def alerts(found: Thing) -> None:
     """Those that are on."""
     for one in found["active_alerts"]:
-        console.print(
-            f"[yellow]{one['severity']}[/] since {moment(one['created_at'])}: {one['message']}", soft_wrap=True
-        )
+        text = f"[yellow]{one['severity']}[/] since {moment(one['created_at'])}: {escape(one['message'])}"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def percent(value: float | None) -> str:
