@@ -19,8 +19,9 @@ from labyard.desktops.agent.node import NodeFacts
 from labyard.desktops.agent.settings import Settings
 from labyard.desktops.agent.verbs import Verbs
 
+from .service_process import ServiceProcess
 from .test_desktops_nodes import node_like
-from .test_desktops_process import Process, operator, running
+from .test_desktops_process import operator, running
 
 __all__ = ["operator", "running"]
 
@@ -69,7 +70,7 @@ def agent(settings: Settings, listening: socket.socket) -> Iterator[NodeFacts]:
 
 
 def test_a_node_elsewhere_is_measured_by_its_agent(
-    running: Process, operator: httpx.Client, settings: Settings, listening: socket.socket
+    running: ServiceProcess, operator: httpx.Client, settings: Settings, listening: socket.socket
 ) -> None:
     token = registered(operator, settings.node_id, listening)
     service = f"https://127.0.0.1:{running.secure_port}"
@@ -86,7 +87,7 @@ def test_a_node_elsewhere_is_measured_by_its_agent(
 
 
 def test_an_agent_that_is_away(
-    running: Process, operator: httpx.Client, settings: Settings, listening: socket.socket
+    running: ServiceProcess, operator: httpx.Client, settings: Settings, listening: socket.socket
 ) -> None:
     registered(operator, settings.node_id, listening)
     listening.close()
@@ -96,7 +97,7 @@ def test_an_agent_that_is_away(
 
 
 def test_what_does_not_fit_writes_nothing(
-    running: Process, operator: httpx.Client, settings: Settings, listening: socket.socket
+    running: ServiceProcess, operator: httpx.Client, settings: Settings, listening: socket.socket
 ) -> None:
     service, authority = f"https://127.0.0.1:{running.secure_port}", running.folder / "server.pem"
     with pytest.raises(AdapterError, match="refuses: The enrolment token"):
