@@ -28,9 +28,9 @@ SESSION = "sess-00000000000000e1"
 
 
 @contextmanager
-def rdp_server(screen: Display, folder: Path) -> Iterator[int]:
+def rdp_server(screen: Display, folder: Path, port: int = 0) -> Iterator[int]:
     """Shares the display over RDP, with a certificate of its own making. Asks for no password."""
-    port = free_port()
+    port = port or free_port()
     environment = {**os.environ, "DISPLAY": f":{screen.number}", "XAUTHORITY": str(screen.cookie), "HOME": str(folder)}
     command = ["freerdp-shadow-cli", f"/port:{port}", "/bind-address:127.0.0.1", "-auth", "/sec:tls"]
     with (folder / "shadow.log").open("wb") as log:
