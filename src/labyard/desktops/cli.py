@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from labyard.client.commands import InventoryOption, PlainErrors
-from labyard.desktops import cli_access, cli_nodes, cli_poot, cli_servers, cli_sessions
+from labyard.desktops import cli_access, cli_nodes, cli_pools, cli_poot, cli_servers, cli_sessions
 from labyard.desktops.cli_where import Where
 from labyard.lab import DEFAULT_INVENTORY
 
@@ -45,7 +45,7 @@ for command in (
     app.command()(command)
 app.add_typer(cli_servers.app, name="servers")
 app.add_typer(cli_nodes.app, name="nodes")
-app.add_typer(cli_nodes.pools, name="pools")
+app.add_typer(cli_pools.app, name="pools")
 app.add_typer(cli_poot.app, name="poot")
 app.command()(cli_access.login)
 app.command()(cli_access.logout)

@@ -1,4 +1,4 @@
-"""`labyard desktops nodes …` and `labyard desktops pools …`."""
+"""`labyard desktops nodes …`: the machines that carry desktops and recordings."""
 
 from __future__ import annotations
 
@@ -37,15 +37,6 @@ app = typer.Typer(
     [bold]labyard desktops nodes start rack-1[/]
 
     The service's own host is the node `node_local`, without anybody's doing.""",
-)
-pools = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="""Pools of nodes. A node is in exactly one.
-
-    [bold]labyard desktops pools list[/]
-
-    [bold]labyard desktops nodes move rack-1 pool_compute[/]""",
 )
 
 
@@ -257,44 +248,6 @@ def statistics(ctx: typer.Context, as_data: JsonOption = False) -> None:
         print_json(found)
         return
     facts([*sums(found), ("pools", found["total_pools"])])
-
-
-@pools.command(name="list")
-def list_pools(ctx: typer.Context, as_data: JsonOption = False) -> None:
-    """The pools, and how full they are."""
-    found = client(ctx).pools()
-    if as_data:
-        print_json(found)
-        return
-    rows = [
-        (one["pool_id"], one["name"], f"{one['node_count']} of {one['max_nodes']}", one["description"]) for one in found
-    ]
-    table(("Pool", "Name", "Nodes", "About"), rows, "No pool.")
-
-
-@pools.command(name="show")
-def show_pool(
-    ctx: typer.Context,
-    pool: Annotated[str, typer.Argument(metavar="POOL", help="A pool's id, as pool_workers.")],
-    as_data: JsonOption = False,
-) -> None:
-    """What the nodes of a pool have together."""
-    api = client(ctx)
-    found, total = api.pool(pool), api.pool_statistics(pool)
-    if as_data:
-        print_json({**found, "statistics": total})
-        return
-    average = total["average_reputation"]
-    facts(
-        [
-            ("pool", found["pool_id"]),
-            ("name", found["name"]),
-            ("about", found["description"]),
-            ("room for", f"{found['max_nodes'] - found['node_count']} more"),
-            *sums(total),
-            ("average reputation", None if average is None else f"{average:.1f}"),
-        ]
-    )
 
 
 def _size(hardware: dict[str, Any]) -> str:

@@ -152,6 +152,12 @@ class Client(ServiceClient[Http]):
     def pools(self) -> list[Thing]:
         return list(self._all("/nodes/pools", "pools", {}))
 
+    def create_pool(self, body: Thing) -> Thing:
+        return self._call("POST", "/nodes/pools", json=body)
+
+    def delete_pool(self, pool_id: str) -> None:
+        self._send("DELETE", f"/nodes/pools/{_segment(pool_id)}")
+
     def pool(self, pool_id: str) -> Thing:
         return self._call("GET", f"/nodes/pools/{_segment(pool_id)}")
 

@@ -22,6 +22,7 @@ from labyard.desktops.service import Desktops
 from .conftest import OPERATORS
 from .fake_agent import FakeAgents
 from .test_desktops_modules import agents, live
+from .test_sessions import until
 
 __all__ = ["agents", "live"]
 PASSWORD = "correct horse battery"
@@ -59,7 +60,8 @@ def test_a_server_from_making_to_deletion(run: Run, agents: FakeAgents) -> None:
     assert f"credentials {server_id}" in run("servers", "start", "demo")
     assert server_id in run("servers", "list", "--status", "running")
     shown = run("servers", "show", server_id)
-    assert "0.5 cores" in shown and "sesman active" in shown and "10.0.0.9:5000" in shown
+    assert "0.5 cores" in shown and "sesman active" in shown
+    until(lambda: "10.0.0.9:5000" in run("servers", "show", server_id))  # the service looks once a second
     assert "refused" in run("servers", "test", "demo", "--user", "me", input="wrong\n", status=1)
     access = json.loads(run("servers", "credentials", "demo", "--json"))
     assert access["password"] == agents.agent.specs[server_id].password
@@ -75,6 +77,14 @@ def test_a_server_from_making_to_deletion(run: Run, agents: FakeAgents) -> None:
     run("servers", "delete", server_id)
     run("servers", "delete", "demo")
     assert "no RDP server has the name demo" in run("servers", "delete", "demo", status=1)
+
+
+def test_pools_are_an_administrators(run: Run, live: LiveServer) -> None:
+    assert "token --roles" in run("pools", "create", "pool_gpu", status=1)
+    admin = {"LABYARD_DESKTOPS_TOKEN": service(live).auth.issue("root", [Role.ADMIN], timedelta(hours=1))}
+    assert "is made" in run("pools", "create", "pool_gpu", "--max-nodes", "3", env=admin)
+    assert "3 more" in run("pools", "show", "pool_gpu")
+    assert "is deleted" in run("pools", "delete", "pool_gpu", env=admin)
 
 
 def test_a_node_and_its_pool(run: Run) -> None:
