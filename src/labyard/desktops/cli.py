@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from labyard.client.commands import InventoryOption, PlainErrors
+from labyard.client.commands import InventoryOption, JsonOption, PlainErrors, console, print_json, state, table
 from labyard.desktops import cli_access, cli_nodes, cli_pools, cli_poot, cli_servers, cli_sessions
 from labyard.desktops.cli_where import Where
 from labyard.lab import DEFAULT_INVENTORY
@@ -65,3 +65,25 @@ def connect(
     ] = "",
 ) -> None:
     ctx.obj = Where(inventory, url, token)
+
+
+@app.command()
+def status(ctx: typer.Context, as_data: JsonOption = False) -> None:
+    """Is the service well, and what it stands on? Exits with 1 when something is not."""
+    api = ctx.obj.stranger
+    found = api.ready()
+    if as_data:
+        print_json({"url": api.url, **found})
+    else:
+        rows = [
+            (
+                name,
+                state(one["status"]),
+                one.get("detail"),
+                f"{one['latency_ms']:.0f} ms" if "latency_ms" in one else "",
+            )
+            for name, one in found["checks"].items()
+        ]
+        table(("Part", "Health", "What", "Answered after"), rows, "")
+        console.print(f"desktops at {api.url} is {found['status']}", highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if found["status"] == "ready" else 1)

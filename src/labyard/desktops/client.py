@@ -37,6 +37,11 @@ class Client(ServiceClient[Http]):
         super().__init__(Http(url, "desktops", timeout, HINTS, certificate))
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
+    def ready(self) -> Thing:
+        """What the service stands on, well or not. Needs no token."""
+        found: Thing = self._http.body(self._http.send("GET", "/ready"), also=503)
+        return found
+
     def sessions(self, **filters: str) -> list[Thing]:
         """All of them, newest first. Filters are status, project, environment and owner."""
         return list(self._all("/sessions", "sessions", filters))

@@ -122,6 +122,7 @@ def test_poot_and_tokens(run: Run, live: LiveServer) -> None:
     assert "3: 0.75 USDT" in run("poot", "statistics", "somewhere")
     assert "(not registered)" in run("poot", "show", poots[0])
 
+    assert "postgresql" in run("status", env={"LABYARD_DESKTOPS_TOKEN": ""})
     service(live).users.create("bob", PASSWORD, [Role.RDP_USER])
     assert "no user bob with that password" in run("login", "bob", input="wrong\n", status=1)
     token = run("login", "bob", input=f"{PASSWORD}\n").split()[-1]
