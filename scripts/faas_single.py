@@ -7,6 +7,7 @@ Labyard. A module is compiled when it is first imported: starting stays quick.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -87,8 +88,11 @@ def build(target: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o755)
+    """In one step: several test runs may make it at once."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(text)
+    new.chmod(0o755)
+    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -156,6 +156,9 @@ def manager(lab: Any) -> Manager:
 @pytest.fixture(scope="module")
 def fleet(manager: Manager, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     api, token = manager.api, secrets.token_hex(3)
+    for left in api.vms():  # by a run that was killed
+        if left["id"].startswith("flow-"):
+            api.delete_vm(left["id"])
     tasks = ["told", "talker", "ender", "disker", "blank", *(f"plain{number}" for number in range(5))]
     names = {task: f"flow-{token}-{task}" for task in tasks}
     disks: list[Disk] = []

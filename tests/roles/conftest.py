@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from labyard.lab import LabHost
-from labyard.testing.plugin import load_lab
+from labyard.testing.lab_plugin import load_lab
 
 NOBODY = None  # in place of a host: the role is nobody's in this lab
 

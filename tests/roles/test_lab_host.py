@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from labyard.lab import LabHost
-from labyard.testing.plugin import load_lab
+from labyard.testing.lab_plugin import load_lab
 
 
 def containers(config: pytest.Config) -> list[LabHost]:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from labyard.testing.plugin import load_lab
+from labyard.testing.lab_plugin import load_lab
 
 
 @pytest.fixture(scope="module")

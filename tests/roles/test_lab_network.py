@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from labyard.testing.plugin import load_lab
+from labyard.testing.lab_plugin import load_lab
 
 
 def run(*command: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from labyard import doctor
-from labyard.doctor import checks, engine, inventory, probes, report, runner, subnets
+from labyard.doctor import checks, engine, functions, inventory, probes, report, runner, subnets
 from labyard.doctor.model import GIB, Check, CheckResult, Finding, Problem, Settings, Status, exit_code
 from labyard.doctor.work import TimeUp, Work
 
@@ -424,3 +424,70 @@ class TestAccelModule:
         booted, why, _seconds, _console = accel_probe.attempt(qemu, "kernel", "kvm", 256, 5)
         assert not booted
         assert "said nothing" in why
+
+
+class TestFunctions:
+    def test_containers_run_with_all_limits(self) -> None:
+        found = functions.judge_containers(
+            '{"works": true, "installed": true, "cgroup": 2, "limits": ["memory", "cpu", "pids"], "missing": []}', ""
+        )
+        assert found == Finding("runc ran a container, cgroup v2, with limits of memory, cpu, pids")
+
+    def test_a_limit_that_is_missing_is_a_warning(self) -> None:
+        found = functions.judge_containers('{"works": true, "cgroup": 1, "limits": ["memory"], "missing": []}', "")
+        assert found.status is Status.WARN
+        assert found.found.endswith("no limits of cpu, pids")
+        assert "cpu, pids" in found.remedy
+
+    @pytest.mark.parametrize(
+        ("output", "errors", "said", "remedy"),
+        [
+            (
+                '{"works": false, "reason": "unshare: EPERM", "missing": ["give it CAP_SYS_ADMIN"]}',
+                "",
+                "EPERM",
+                "CAP_SYS",
+            ),
+            ('{"works": false, "reason": "no", "missing": []}', "", "no", "reinstall runc"),
+            ('{"failed": true, "msg": "bad option"}', "", "bad option", "reinstall runc"),
+            ("", "Traceback\nOSError: x", "OSError: x", "reinstall runc"),
+        ],
+    )
+    def test_containers_that_do_not_run(self, output: str, errors: str, said: str, remedy: str) -> None:
+        found = functions.judge_containers(output, errors)
+        assert found.status is Status.FAIL
+        assert said in found.found
+        assert remedy in found.remedy
+
+    def test_without_ansible_it_is_for_later(self) -> None:
+        with pytest.raises(Problem) as raised:
+            functions.judge_containers("", "ModuleNotFoundError: No module named 'ansible'")
+        assert raised.value.finding.status is Status.LATER
+
+    def test_the_image_of_test_vms_is_for_later(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Work, "need", lambda self, tool, package: tool)
+        with pytest.raises(Problem) as raised:
+            functions.check_test_vms(Work(5), Settings(checkout=tmp_path))
+        assert raised.value.finding.status is Status.LATER
+        assert "make vm-image" in raised.value.finding.remedy
+
+    @pytest.mark.parametrize(
+        ("values", "files", "status", "word"),
+        [
+            ((15000, 1, None), 1 << 20, Status.OK, "users may make namespaces"),
+            ((15000, None, 0), -1, Status.OK, "no limit"),
+            ((15000, None, None), 1024, Status.WARN, "1024"),
+            ((0, None, None), 1 << 20, Status.WARN, "user.max_user_namespaces"),
+            ((15000, 0, None), 1 << 20, Status.WARN, "kernel.unprivileged_userns_clone"),
+            ((15000, None, 1), 1 << 20, Status.WARN, "kernel.apparmor_restrict_unprivileged_userns"),
+        ],
+    )
+    def test_rights(self, values: tuple[int | None, ...], files: int, status: Status, word: str) -> None:
+        names = (
+            "user/max_user_namespaces",
+            "kernel/unprivileged_userns_clone",
+            "kernel/apparmor_restrict_unprivileged_userns",
+        )
+        found = functions.judge_rights(dict(zip(names, values, strict=True)), files)
+        assert found.status is status
+        assert word in found.found

@@ -18,6 +18,7 @@ def inventory(**changes: Any) -> dict[str, Any]:
         "disks": [{"machine": "m1", "iqn": "iqn.2025-01.lab.labyard:target-m1"}],
         "evse_groups": [],
         "evse_pairs": {},
+        "faas": {},
         "dhcp": "kea",
         "supernet": "10.77.0.0/16",
         "segment": "10.77.0.0/17",
@@ -155,3 +156,68 @@ def test_its_own_bridges_the_blackhole_and_wider_routes_are_not_in_the_way(colle
 def test_too_little_space_is_refused(collection: None, load_module: Any) -> None:
     found = load_module("lab_check").check_machine_room(inventory(free_gib=10**6), [], [])
     assert len(found) == 1 and "1000000 are needed" in found[0]
+
+
+FAAS = {"faas_pool": "10.0.0.10-10.0.0.254", "faas_network": "10.0.0.0/24"}
+FUNCTION = {"name": "hello", "image": __file__}
+
+
+def test_functions_that_are_in_order_pass(check: Any) -> None:
+    other = {"faas_pool": "10.0.1.10-10.0.1.20", "faas_network": "10.0.1.0/24", "faas_functions": [FUNCTION]}
+    gone = {"name": "old.one", "state": "absent"}
+    first = {
+        **FAAS,
+        "faas_memory": "256M",
+        "faas_warm": 0,
+        "faas_cpu": "0.5",
+        "faas_runtime": "auto",
+        "faas_api_bind": ["0.0.0.0"],
+        "faas_functions": [FUNCTION | {"limits": {"memory": "64 MiB", "cpu": 0.5, "timeout": 2}}, gone],
+    }
+    assert check(inventory(faas={"faas1": first, "faas2": other, "faas3": {}})) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"faas_pool": "10.0.0.10"}, "faas_pool of faas1: '10.0.0.10' is not FIRST-LAST"),
+        ({"faas_pool": "10.0.0.20-10.0.0.10"}, "faas_pool of faas1: '10.0.0.20-10.0.0.10': the first address comes"),
+        ({"faas_pool": "10.0.0.10-10.0.1.10"}, "faas_pool of faas1: 10.0.0.10-10.0.1.10 is not in faas_network 10.0."),
+        ({"faas_network": "10.0.0.0"}, "faas_pool of faas1: 10.0.0.10-10.0.0.254 is not in faas_network 10.0.0.0/32"),
+        ({"faas_network": "ten"}, "faas_network of faas1: 'ten' is not an IPv4 network"),
+        ({"faas_network": "10.0.0.0/8"}, "faas_network of faas1: 10.0.0.0/8 overlaps the lab's 10.77.0.0/16"),
+        ({"faas_memory": "much"}, "faas_memory of faas1: 'much' is not a size such as 256M"),
+        ({"faas_memory": "1M"}, "faas_memory of faas1: 1M is not between"),
+        ({"faas_warm": -1}, "faas_warm of faas1: -1 is not between 0 and 64"),
+        ({"faas_pids": 1.5}, "faas_pids of faas1: 1.5 is not a whole number"),
+        ({"faas_warm": True}, "faas_warm of faas1: True is not a number"),
+        ({"faas_api_port": 80800}, "faas_api_port of faas1: 80800 is not between 1 and 65535"),
+        ({"faas_drain_timeout": "long"}, "faas_drain_timeout of faas1: 'long' is not a number"),
+        ({"faas_runtime": "docker"}, "faas_runtime of faas1: 'docker' is not runc, crun, auto or"),
+        ({"faas_api_bind": "0.0.0.0"}, "faas_api_bind of faas1: is no list"),
+        ({"faas_api_bind": ["localhost"]}, "faas_api_bind of faas1: 'localhost' is not an IPv4 address"),
+        ({"faas_functions": {"a": 1}}, "faas_functions of faas1: is no list of functions"),
+        ({"faas_functions": [{"image": __file__}]}, "faas_functions[0] of faas1.name: None is no name"),
+        ({"faas_functions": [FUNCTION | {"name": "../up"}]}, "faas_functions[../up] of faas1.name: '../up' is no name"),
+        ({"faas_functions": [FUNCTION, FUNCTION]}, "faas_functions[hello] of faas1.name: another function has this"),
+        (
+            {"faas_functions": [FUNCTION | {"img": 1}]},
+            "faas_functions[hello] of faas1.img: no such key",
+        ),
+        ({"faas_functions": [{"name": "hello"}]}, "faas_functions[hello] of faas1.image: there is no file ''"),
+        ({"faas_functions": [FUNCTION | {"state": "gone"}]}, "faas_functions[hello] of faas1.state: 'gone' is neither"),
+        (
+            {"faas_functions": [FUNCTION | {"limits": {"ram": 1}}]},
+            "faas_functions[hello] of faas1.limits.ram",
+        ),
+        ({"faas_functions": [FUNCTION | {"limits": 1}]}, "faas_functions[hello] of faas1.limits: is no mapping"),
+    ],
+)
+def test_wrong_values_of_functions_are_named(check: Any, values: dict[str, Any], said: str) -> None:
+    (found,) = check(inventory(faas={"faas1": FAAS | values}))
+    assert found.startswith(said), found
+
+
+def test_hosts_do_not_share_addresses_of_functions(check: Any) -> None:
+    (found,) = check(inventory(faas={"faas1": FAAS, "faas2": FAAS}))
+    assert found.startswith("faas_pool of faas2: 10.0.0.10-10.0.0.254 overlaps that of faas1")

@@ -74,6 +74,15 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "evse.failsafe_s", "s", 6, "lower", "a controller killed, until its member has the safe current; timeout 5 s"
     ),
+    Target("faas.cold_ratio", "x", 1.3, "lower", "a request that starts a container, by a bare `runc run`; medians"),
+    Target("faas.warm_ms", "ms", 3, "lower", "a request that finds a parked handler, median"),
+    Target("faas.concurrent", "", 100, "higher", "requests at once to one function, answered"),
+    Target("faas.sequential", "", 1000, "higher", "requests in a row, answered"),
+    Target("faas.handlers", "", 50, "higher", "functions beside each other that answer"),
+    Target("faas.leaks", "", 0, "lower", "what is left of all that once the functions are removed"),
+    Target("faas.vmtests_s", "s", 240, "lower", "the requirement's tests of functions in VMs"),
+    Target("vm.boot_s", "s", 4, "lower", "the first VM ready, on a machine without a snapshot; median of 3"),
+    Target("vm.fresh_s", "s", 0.6, "lower", "each further fresh VM ready; median of 10"),
     Target("desktops.rdp_ready_ms", "ms", 2000, "lower", "an RDP server's start until RDP is negotiated, median"),
     Target(
         "desktops.first_frame_ms", "ms", 5000, "lower", "its start until a FreeRDP client shows the desktop, median"

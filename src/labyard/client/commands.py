@@ -26,7 +26,10 @@ InventoryOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
-NUMBERS = ("Id", "Size", "Boots", "Age", "CPUs", "Memory")
+NUMBERS = (
+    *("Id", "Size", "Boots", "Age", "CPUs", "Memory"),
+    *("Requests", "Failed", "Hits", "Misses", "Median", "Worst", "Parked"),
+)
 COLOURS = {
     "active": "green",
     "ready": "green",

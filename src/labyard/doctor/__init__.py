@@ -14,6 +14,7 @@ from types import FrameType
 from rich.console import Console
 
 from labyard.doctor.checks import SYSTEM_CHECKS
+from labyard.doctor.functions import FUNCTION_CHECKS
 from labyard.doctor.inventory import settings_for
 from labyard.doctor.model import Check, CheckResult, Settings, Status, exit_code
 from labyard.doctor.probes import PROBES
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 # In the order of the report.
-CHECKS: tuple[Check, ...] = (*SYSTEM_CHECKS, *PROBES)
+CHECKS: tuple[Check, ...] = (*SYSTEM_CHECKS, *PROBES, *FUNCTION_CHECKS)
 
 
 def run_checks(settings: Settings) -> list[CheckResult]:

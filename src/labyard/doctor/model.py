@@ -78,8 +78,16 @@ class Settings:
     @property
     def accel_module(self) -> Path:
         """The Ansible module that boots it."""
-        collection = self.checkout / "collections" / "ansible_collections" / "labyard" / "lab"
-        return collection / "plugins" / "modules" / "accel_probe.py"
+        return self._modules / "accel_probe.py"
+
+    @property
+    def container_module(self) -> Path:
+        """The Ansible module that runs a container."""
+        return self._modules / "container_probe.py"
+
+    @property
+    def _modules(self) -> Path:
+        return self.checkout / "collections" / "ansible_collections" / "labyard" / "lab" / "plugins" / "modules"
 
 
 @dataclass(frozen=True)

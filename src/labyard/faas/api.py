@@ -21,7 +21,8 @@ from labyard.faas.service import Service
 from labyard.faas.wire import Request, json_reply, read_request, reply, send_and_linger
 
 CONNECTIONS = 32
-IDLE = 60.0  # s without a byte of a request
+IDLE = 60.0  # s without a byte of a body
+ROOM = 2.0  # s that a connection waits for a thread
 LINGER = 10.0  # s to read away an upload that was refused, so that its sender gets to read why
 SHOWN_REQUESTS = 20
 Route = Callable[[Request, str, str], bytes]  # request, the path's last part, peer
@@ -69,8 +70,8 @@ class Api:
                     log("api", f"cannot accept: {error.strerror}")
                     threading.Event().wait(0.1)
                 continue
-            if not self._room.acquire(blocking=False):
-                # Short, and not waited for: this thread is everybody's.
+            # Others wait in the backlog meanwhile, which beats being refused when many come at once.
+            if not self._room.acquire(timeout=ROOM):
                 send_and_linger(connection, json_reply(503, {"detail": "too many connections"}), seconds=0)
                 connection.close()
                 continue
@@ -82,7 +83,6 @@ class Api:
 
     def _serve(self, connection: socket.socket, peer: str) -> None:
         try:
-            connection.settimeout(IDLE)
             answer = self._answer(connection, peer)
             if answer:
                 send_and_linger(connection, answer, self._service.settings.max_upload, LINGER)
@@ -93,7 +93,11 @@ class Api:
     def _answer(self, connection: socket.socket, peer: str) -> bytes:
         try:
             request = read_request(connection)
-            return self._route(request, peer) if request else b""
+            if request is None:
+                return b""
+            connection.settimeout(IDLE)
+            answer = self._route(request, peer)
+            return answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if request.method == "HEAD" else answer
         except TimeoutError:
             return _error(408, "the request did not come in time")
         except FaasError as error:
@@ -115,7 +119,7 @@ class Api:
             if (match := re.fullmatch(pattern, request.path))
         ]
         if not matches:
-            raise FaasError(f"there is no {request.path}", 404)
+            return _error(404, f"there is no {request.path}")
         if request.path != "/health" and not self._may(request):
             return _error(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
         for method, match, route in matches:
@@ -177,9 +181,9 @@ class Api:
     def _logs(self, request: Request, name: str, peer: str) -> bytes:
         self._service.get(name)
         limit = request.query.get("limit", str(SHOWN_REQUESTS))
-        if not limit.isascii() or not limit.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", limit):
             raise BadRequest(f"limit {limit!r} is not a number")
-        return json_reply(200, self._service.stats.logs(name, int(limit)))
+        return json_reply(200, self._service.history.last(name, int(limit)))
 
     def _stats(self, request: Request, _: str, peer: str) -> bytes:
         return json_reply(200, self._service.overview())

@@ -49,6 +49,7 @@ class Calls:
         self._program = program
         self._lock = threading.Lock()
         self._ours: set[int] = set()
+        self._strays: set[int] = set()
         self._reap_until = math.inf if program == "crun" else 0.0
 
     def start(self, command: list[str], **options: Any) -> subprocess.Popen[Any]:
@@ -84,15 +85,27 @@ class Calls:
     def reap(self) -> None:
         """Wait for all helpers that have ended."""
         with self._lock:
-            for pid, name in _children():
+            for pid, name, _ in _children():
                 helper = name == self._program or name.startswith(f"{self._program}:[")
                 if helper and pid not in self._ours:
                     with suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
 
+    def reap_strays(self) -> None:
+        """Wait for children that were dead at the last call already, and still nobody has.
 
-def _children() -> Iterator[tuple[int, str]]:
-    """This process's children, with the names that the kernel has for them."""
+        Those are processes of containers that could not be watched, as where descriptors are short.
+        """
+        with self._lock:
+            dead = {pid for pid, _, state in _children() if state == "Z" and pid not in self._ours}
+            for pid in dead & self._strays:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            self._strays = dead
+
+
+def _children() -> Iterator[tuple[int, str, str]]:
+    """This process's children, with the names and the states that the kernel has for them."""
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
@@ -100,5 +113,6 @@ def _children() -> Iterator[tuple[int, str]]:
             except OSError:
                 continue
             before, _, after = stat.rpartition(")")
-            if int(after.split()[1]) == os.getpid():
-                yield int(path.name), before.partition("(")[2]
+            state, parent = after.split()[:2]
+            if int(parent) == os.getpid():
+                yield int(path.name), before.partition("(")[2], state

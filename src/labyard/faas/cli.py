@@ -23,7 +23,7 @@ Commands:
   ip <name>                its address
   list                     all functions
   rm <name>                take it away
-  logs <name>              its last requests
+  logs <name> [--limit 20] its last requests, the newest last
   stats [name]             counters
   check [--repair]         compare what is registered with what there is
 
@@ -82,7 +82,6 @@ def new(words: list[str]) -> None:
     if limits:
         headers["X-Faas-Limits"] = json.dumps(limits)
     answer = call("POST", "/api/new", headers, upload)
-    print(f"Read {upload.count} bytes from stdin")
     print(f"✓ Deployed {answer['name']} at {answer['ip']}")
     print(f"  Command: {answer['cmd']}")
     if answer.get("not_enforced"):
@@ -90,10 +89,9 @@ def new(words: list[str]) -> None:
 
 
 class Upload:
-    """Standard input in pieces, counted. Failure when it is empty: known before the daemon is bothered."""
+    """Standard input in pieces. Failure when it is empty: known before the daemon is bothered."""
 
     def __init__(self) -> None:
-        self.count = 0
         status = os.fstat(0)
         self.size = status.st_size - os.lseek(0, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else None
         self._first = os.read(0, PIECE)
@@ -104,12 +102,13 @@ class Upload:
         return {"Transfer-Encoding": "chunked"} if self.size is None else {"Content-Length": str(self.size)}
 
     def pieces(self) -> Iterator[bytes]:
-        """As they go over the wire."""
-        piece = self._first
+        """As they go over the wire; says at the end how much was read."""
+        count, piece = 0, self._first
         while piece:
-            self.count += len(piece)
+            count += len(piece)
             yield piece if self.size is not None else b"%x\r\n%s\r\n" % (len(piece), piece)
             piece = os.read(0, PIECE)
+        print(f"Read {count} bytes from stdin", flush=True)
         if self.size is None:
             yield b"0\r\n\r\n"
 
@@ -117,7 +116,7 @@ class Upload:
 def ip(words: list[str]) -> None:
     if len(words) != 1:
         _stop("Usage: faas ip <name>")
-    print(call("GET", f"/api/ip/{words[0]}")["ip"])
+    print(call("GET", f"/api/ip/{quote(words[0])}")["ip"])
 
 
 def list_functions(_: list[str]) -> None:
@@ -134,14 +133,17 @@ def list_functions(_: list[str]) -> None:
 def rm(words: list[str]) -> None:
     if len(words) != 1:
         _stop("Usage: faas rm <name>")
-    call("DELETE", f"/api/function/{words[0]}")
+    call("DELETE", f"/api/function/{quote(words[0])}")
     print(f"✓ Removed {words[0]}")
 
 
 def logs(words: list[str]) -> None:
-    if len(words) != 1:
-        _stop("Usage: faas logs <name>")
-    for entry in reversed(call("GET", f"/api/function/{words[0]}/logs")):
+    name, limit = words[0] if words else "", "20"
+    if len(words) == 3 and words[1] == "--limit":
+        limit = words[2]
+    elif len(words) != 1:
+        _stop("Usage: faas logs <name> [--limit 20]")
+    for entry in reversed(call("GET", f"/api/function/{quote(name)}/logs?limit={quote(limit)}")):
         how = "warm" if entry["warm"] else "cold"
         status = f" {entry['status']}" if entry["status"] else ""
         print(f"{entry['time']} {entry['id']} {entry['result']}{status} {entry['ms']} ms {how}")
@@ -152,7 +154,7 @@ def logs(words: list[str]) -> None:
 def stats(words: list[str]) -> None:
     if len(words) > 1:
         _stop("Usage: faas stats [name]")
-    print(json.dumps(call("GET", f"/api/function/{words[0]}" if words else "/api/stats"), indent=2))
+    print(json.dumps(call("GET", f"/api/function/{quote(words[0])}" if words else "/api/stats"), indent=2))
 
 
 def check(words: list[str]) -> None:
@@ -208,6 +210,15 @@ def call(method: str, path: str, headers: dict[str, str] | None = None, upload: 
         except OSError as error:
             lost = lost or error
     return _read(answer, lost)
+
+
+def quote(text: str) -> str:
+    """A word as it goes into a path."""
+    if text.isascii() and text.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        return text
+    from urllib.parse import quote  # long to import, and no function has such a name
+
+    return quote(text, safe="")
 
 
 def _read(answer: bytes, lost: OSError | None) -> Any:

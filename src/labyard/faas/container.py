@@ -36,6 +36,8 @@ from labyard.faas.settings import Settings
 
 HANDOFF = b"SOCKET"
 FINISHING = 1.0  # s that the runtime's call has to end after the process that it started has connected
+REMOVING = 10.0  # s that its removal is tried
+AGAIN = 0.2
 REQUEST_SOCKETS = Path("/tmp")
 
 
@@ -88,7 +90,9 @@ class Container:
     def start(self) -> None:
         """Begin; what becomes of it is seen by `step`. OSError, RuntimeFailure when it cannot even begin."""
         self.bundle.mkdir()
-        config = make_config(self.function, self.limits, str(self._rootfs), str(self.socket_path), self._place.cgroups)
+        config = make_config(
+            self.id, self.function, self.limits, str(self._rootfs), str(self.socket_path), self._place.cgroups
+        )
         (self.bundle / "config.json").write_text(json.dumps(config))
         self._listener = self._listen()
         self._watch(self._listener.fileno(), self._accept)
@@ -124,9 +128,14 @@ class Container:
                 then()
 
     @property
+    def waited_for(self) -> bool:
+        """No handler has connected, and one still may."""
+        return self.peer is None and not self.ended
+
+    @property
     def starting(self) -> bool:
         """The runtime is at it still, and no handler has connected."""
-        return self._callfd in self._on and self.peer is None
+        return self._callfd in self._on and self.waited_for
 
     def hand_over(self, connection: socket.socket) -> None:
         """Give the client's connection to the handler. OSError when it is not there any more.
@@ -173,7 +182,11 @@ class Container:
                 self.step(0.1)
 
     def close(self) -> None:
-        """Kill and remove all of it. Never raises: what cannot be removed is logged, and the observer finds it."""
+        """Kill and remove all of it. Never raises.
+
+        What cannot be removed, as where descriptors or processes are short, is tried again for a while; then it is
+        logged, and the observer finds it.
+        """
         calls = self._place.runtime.calls
         deadline = time.monotonic() + FINISHING
         while self.connected and self._callfd in self._on and time.monotonic() < deadline:
@@ -181,18 +194,28 @@ class Container:
         if self._call and self._call.returncode is None:
             calls.kill(self._call)
         self.kill()
-        try:
-            self._place.runtime.delete(self.id)
-        except RuntimeFailure as error:
-            log("request", f"{error}")
-        calls.let_go(self.pid)
         self._close_peer()
         self._close_listener()
         with self._waking:
             self._wake = -1
             for descriptor in list(self._on):
                 self._forget(descriptor)
-        shutil.rmtree(self.bundle, ignore_errors=True)
+        deadline = time.monotonic() + REMOVING
+        while (failure := self._remove()) and time.monotonic() < deadline:
+            time.sleep(AGAIN)
+        if failure:
+            log("request", f"{self.id} cannot be removed: {failure}")
+        calls.let_go(self.pid)
+
+    def _remove(self) -> str:
+        """Remove the container and its bundle. Empty text, or why it cannot be done."""
+        try:
+            self._place.runtime.delete(self.id)
+            if self.bundle.exists():
+                shutil.rmtree(self.bundle)
+        except (RuntimeFailure, OSError) as error:
+            return str(error)
+        return ""
 
     def _watch(self, descriptor: int, then: Callable[[], object]) -> None:
         self._on[descriptor] = then
@@ -280,6 +303,7 @@ class Container:
         """The runtime's call has ended: the process runs, or it never will."""
         assert self._call is not None
         self._forget(self._callfd)
+        self._callfd = -1  # the number is free, and may be that of the next descriptor
         if self._place.runtime.calls.ended(self._call) != 0:
             self._drain()
             self.start_error = last_line(self.output.text())

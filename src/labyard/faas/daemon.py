@@ -17,21 +17,21 @@ from labyard.faas.audit import Audit
 from labyard.faas.children import become_subreaper
 from labyard.faas.container import Place
 from labyard.faas.errors import FaasError
+from labyard.faas.history import History
 from labyard.faas.log import log
 from labyard.faas.observer import Observer
 from labyard.faas.registry import Registry
 from labyard.faas.service import Service
 from labyard.faas.settings import Settings
-from labyard.faas.sweep import sweep
+from labyard.faas.sweep import remove_path, sweep
 
 TICK = 0.01  # s between two looks whether the last container is gone
 ENDING = 0.7  # s that killed containers have before the addresses go: 3 s in all with a drain of 2 s
 REMAINING = 5.0  # s until those are given up that do not end; the next start's sweep finds them
 
 
-def run(settings: Settings, sockets: list[socket.socket]) -> int:
-    """Serve until a signal; the exit code."""
-    signals = _catch_signals()
+def run(settings: Settings, sockets: list[socket.socket], signals: socket.socket) -> int:
+    """Serve until one of the signals that come out of the socket, a byte each; the exit code."""
     try:
         service = _start(settings)
     except (FaasError, OSError) as error:
@@ -57,25 +57,11 @@ def run(settings: Settings, sockets: list[socket.socket]) -> int:
     return 0
 
 
-def _catch_signals() -> socket.socket:
-    """Their numbers come out of it, one byte each.
-
-    A handler would do only when this thread is awake: the kernel may give a signal to any thread, and a thread that
-    waits for a lock does not hear of it.
-    """
-    reading, writing = socket.socketpair()
-    writing.setblocking(False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(writing.detach())
-    return reading
-
-
 def _start(settings: Settings) -> Service:
     become_subreaper()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    for folder in (settings.bundles, settings.warm):
+    for folder in (settings.bundles, settings.warm, settings.requests):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     images = Images(settings)
@@ -84,8 +70,8 @@ def _start(settings: Settings) -> Service:
     registry.load()
     if not settings.registry.exists():
         registry.save()
-    cgroups = find_cgroups()
-    runtime = find_runtime(settings.runtime, settings.runtime_root, settings.run, cgroups)
+    runtime = find_runtime(settings.runtime, settings.runtime_root, settings.run, find_cgroups())
+    cgroups = runtime.cgroups
     log("init", f"Runtime {runtime.program}, cgroup v{cgroups.version}")
     if cgroups.missing:
         log("init", f"Not enforced on this host: {', '.join(cgroups.missing)}")
@@ -94,15 +80,13 @@ def _start(settings: Settings) -> Service:
     place = Place(settings, runtime, cgroups)
     loopback = Loopback(settings.device, settings.label)
     sweep(place, registry, images, loopback)
-    service = Service(place, registry, images, loopback)
-    functions = registry.all()
-    try:
-        loopback.apply([function.ip for function in functions.values()])
-    except FaasError as error:
-        log("init", str(error))  # the others are there, and the observer names this one
+    service = Service(place, registry, images, loopback, History(settings.requests))
+    functions = registry.all().values()
+    service.add_addresses(functions)
+    service.history.start()
     service.dispatcher.start()
     service.pool.start()
-    for function in functions.values():
+    for function in functions:
         service.install(function)
     return service
 
@@ -126,7 +110,11 @@ def _stop(service: Service, signals: socket.socket) -> None:
     given_up = time.monotonic() + REMAINING
     while service.server.containers and time.monotonic() < given_up:
         time.sleep(TICK)
+    for path in service.settings.scratch.iterdir():
+        remove_path(path)  # of deploys that were under way
     service.lingering.close()
+    service.place.cgroups.close()
+    service.history.close()
 
 
 def _notify(state: str) -> None:

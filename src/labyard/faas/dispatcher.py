@@ -67,6 +67,8 @@ class Dispatcher:
     def listen(self, name: str, ip: str) -> str:
         """Listen for a function. Empty text, or why it cannot be; then it is tried again every ten seconds."""
         with self._lock:
+            if self._stopped:
+                return "the daemon is stopping"
             if name in self._listeners:
                 return ""
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -117,6 +119,11 @@ class Dispatcher:
 
     def busy(self) -> bool:
         return bool(self._waiting)
+
+    def has_requests(self, name: str) -> bool:
+        """Is a call of this function at work, or waiting?"""
+        with self._lock:
+            return bool(self._at_work[name]) or any(call.function == name for call in self._waiting)
 
     def at_work(self, name: str) -> int:
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import sys
 from typing import IO, TYPE_CHECKING, NoReturn
@@ -61,24 +62,42 @@ def main() -> None:
         sys.exit(0 if words in (["--help"], ["-h"]) else 1)
     if os.geteuid() != 0:
         _fail("faasd must be run as root")
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     try:
         settings = read_settings()
         settings.token()
     except SettingsError as error:
         _fail(str(error))
+    signals = _catch_signals()
     lock = _lock(settings)
     sockets = _bind(settings)
 
     from labyard.faas.daemon import run
 
-    code = run(settings, sockets)
+    code = run(settings, sockets, signals)
     lock.close()
-    sys.exit(code)
+    sys.stdout.flush()
+    # Not sys.exit: a thread that writes to the log while Python takes itself apart would abort the process.
+    os._exit(code)
 
 
 def _fail(reason: str) -> NoReturn:
     print(f"ERROR: {reason}", flush=True)
     sys.exit(1)
+
+
+def _catch_signals() -> socket.socket:
+    """Their numbers come out of it, one byte each. From the first moment, so that a stop is orderly whenever it comes.
+
+    A handler would do only when this thread is awake: the kernel may give a signal to any thread, and a thread that
+    waits for a lock does not hear of it.
+    """
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
+    return reading
 
 
 def _lock(settings: Settings) -> IO[str]:

@@ -72,7 +72,7 @@ class Observer:
             try:
                 before = set(self.last)
                 self.check(repair=False)
-                self._service.place.runtime.calls.reap()
+                self._service.place.runtime.calls.reap_strays()
                 for finding in self.last:
                     if finding not in before:
                         log(

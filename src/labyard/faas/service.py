@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,19 @@ from typing import IO, Any
 
 from labyard.faas.adapters.images import Images, Stored
 from labyard.faas.adapters.loopback import Loopback
-from labyard.faas.addresses import Addresses
 from labyard.faas.call import Call
 from labyard.faas.container import Place
 from labyard.faas.dispatcher import Dispatcher
 from labyard.faas.errors import FaasError, NotFound
+from labyard.faas.history import History
 from labyard.faas.lingering import Lingering
 from labyard.faas.log import log
 from labyard.faas.pool import Pool
 from labyard.faas.registry import Function, Registry
 from labyard.faas.serving import Order, Server
 from labyard.faas.stats import Stats
+
+TICK = 0.01  # s between two looks whether a function's requests have ended
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,14 @@ class Deployed:
 
 
 class Service:
-    def __init__(self, place: Place, registry: Registry, images: Images, loopback: Loopback) -> None:
+    def __init__(self, place: Place, registry: Registry, images: Images, loopback: Loopback, history: History) -> None:
         self.place = place
         self.settings = place.settings
         self.registry = registry
         self.images = images
         self.loopback = loopback
-        self.stats = Stats()
+        self.history = history
+        self.stats = Stats(history)
         self.lingering = Lingering()
         self.server = Server(place, self.stats, self.lingering)
         self.dispatcher = Dispatcher(
@@ -58,14 +62,15 @@ class Service:
             give_back=self._give_back,
             done=self.dispatcher.done,
         )
-        self._addresses = Addresses(self.settings, registry, loopback)
-        self._lock = threading.Lock()
+        self._names = threading.Lock()
         self._changing: dict[str, threading.Lock] = {}
+        # Held while the set of functions changes, which is quick: a deploy unpacks before.
+        self._change = threading.Lock()
         self._stopped = False
 
     def lock(self, name: str) -> threading.Lock:
         """Held while a function is changed: of one name one after the other, of different names side by side."""
-        with self._lock:
+        with self._names:
             return self._changing.setdefault(name, threading.Lock())
 
     def deploy(self, name: str, archive: IO[bytes], limits: Mapping[str, Any]) -> Deployed:
@@ -76,29 +81,45 @@ class Service:
             undo.callback(self.images.release, stored.key)
             log("extract", f"{name}: {'used again' if stored.reused else 'unpacked'}: {stored.key}")
             log("entrypoint", f"{name}: {list(stored.process.cmd)}")
-            before = self.registry.get(name)
-            with ExitStack() as promised:
-                ip = before.ip if before else promised.enter_context(self._addresses.promise())
-                function = self._function(name, ip, stored, dict(limits))
-                with self._lock:
-                    if self._stopped:
-                        raise FaasError("the daemon is stopping", 503)
-                    self.loopback.apply([ip])
-                if not before:
-                    undo.callback(self.loopback.remove, [ip])
-                where = self.images.point(name, stored.key)
-                undo.callback(self.images.point_back, name, where)
-                self.registry.put(function)
-                undo.callback(self._put_back, name, before)
-                if reason := self.dispatcher.listen(name, ip):
-                    self.dispatcher.unlisten(name)
-                    raise FaasError(reason, 503)
+            with self._change:
+                function, before = self._switch(name, stored, dict(limits))
             undo.pop_all()
-            self.pool.renew(name, Order(function, function.allowed(self.settings.limits), self.rootfs(function)))
             if before:
                 self.images.release(before.key)
-        log("api", f"✓ Deployed {name} at {ip}")
+        log("api", f"✓ Deployed {name} at {function.ip}")
         return Deployed(function, stored.reused, self.not_enforced())
+
+    def _switch(self, name: str, stored: Stored, limits: dict[str, Any]) -> tuple[Function, Function | None]:
+        """Let a name stand for an image: the function, and what it was before. FaasError, OSError: all is undone."""
+        if self._stopped:
+            raise FaasError("the daemon is stopping", 503)
+        before = self.registry.get(name)
+        ip = before.ip if before else self._free_address()
+        function = self._function(name, ip, stored, limits)
+        with ExitStack() as undo:
+            if not before:
+                undo.callback(self.loopback.remove, [ip])
+            self.loopback.apply([ip])
+            where = self.images.point(name, stored.key)
+            undo.callback(self.images.point_back, name, where)
+            self.registry.put(function)
+            undo.callback(self._put_back, name, before)
+            if reason := self.dispatcher.listen(name, ip):
+                if not before:
+                    self.dispatcher.unlisten(name)  # else it is tried again for the version before
+                raise FaasError(reason, 503)
+            undo.pop_all()
+        self._begin(function)
+        return function, before
+
+    def _free_address(self) -> str:
+        """The lowest of the pool that nobody has. FaasError 503 when there is none."""
+        taken = {function.ip for function in self.registry.all().values()} | self.loopback.foreign()
+        for number in range(int(self.settings.pool_first), int(self.settings.pool_last) + 1):
+            ip = str(ipaddress.IPv4Address(number))
+            if ip not in taken:
+                return ip
+        raise FaasError("No IPs available", 503)
 
     def _function(self, name: str, ip: str, stored: Stored, limits: dict[str, Any]) -> Function:
         return Function(
@@ -122,46 +143,73 @@ class Service:
             self.registry.remove(name)
 
     def remove(self, name: str) -> None:
-        """Take a function away; requests that are under way end as they would. NotFound."""
+        """Take a function away. Requests that are under way have DRAIN_TIMEOUT: without its address none can end.
+
+        NotFound. OSError when the registry cannot be written: then all is as it was before.
+        """
         with self.lock(name):
             function = self.get(name)
-            self.registry.remove(name)
-            self.withdraw(function)
-            self.images.forget(name)
+            self.dispatcher.unlisten(name)
+            deadline = time.monotonic() + self.settings.drain_timeout
+            while self.dispatcher.has_requests(name) and time.monotonic() < deadline:
+                time.sleep(TICK)
+            with self._change:
+                try:
+                    self.registry.remove(name)
+                except OSError:
+                    self.dispatcher.listen(name, function.ip)
+                    raise
+                self._withdraw(function)
+                self.images.forget(name)
+            self.stats.forget(name)
+            self.images.release(function.key)
         log("api", f"Removed {name} from {function.ip}")
 
-    def withdraw(self, function: Function) -> None:
-        """All that a function has beside its entry and its link."""
+    def _withdraw(self, function: Function) -> None:
+        """Let a function answer no more. Its tree is held still."""
         self.dispatcher.unlisten(function.name)
         self.pool.renew(function.name, None)
         self.loopback.remove([function.ip])
-        self.images.release(function.key)
-        self.stats.forget(function.name)
 
     def install(self, function: Function) -> None:
         """Let a registered function answer: at the start, and when the registry was read again."""
         self.images.hold(function.key)
         self.dispatcher.listen(function.name, function.ip)
-        self.pool.renew(function.name, Order(function, function.allowed(self.settings.limits), self.rootfs(function)))
+        self._begin(function)
+
+    def _begin(self, function: Function) -> None:
+        self.stats.begin(function.name)
+        self.pool.renew(function.name, self._order(function))
 
     def reload(self) -> None:
         """Read the registry again, and make what runs like it. ValueError, OSError: all stays as it is."""
-        with self._lock:
+        with self._change:
             before = self.registry.all()
             self.registry.reload()
             after = self.registry.all()
-            for name, function in before.items():
-                if after.get(name) != function:
-                    self.withdraw(function)
+            gone = [function for name, function in before.items() if after.get(name) != function]
             fresh = [function for name, function in after.items() if before.get(name) != function]
-            self.loopback.apply(function.ip for function in fresh)
+            for function in gone:
+                self._withdraw(function)
+            self.add_addresses(fresh)
             for function in fresh:
                 self.install(function)
+        for function in gone:
+            self.images.release(function.key)
+            if function.name not in after:
+                self.stats.forget(function.name)
         log("init", f"Registry read again: {len(after)} functions")
+
+    def add_addresses(self, functions: Iterable[Function]) -> None:
+        """Add registered functions' addresses. One that cannot be is logged: the others are there."""
+        try:
+            self.loopback.apply(function.ip for function in functions)
+        except FaasError as error:
+            log("init", str(error))  # its listener is tried again and again, and the observer names it
 
     def close(self) -> list[str]:
         """Take all addresses away, for good; those that are gone."""
-        with self._lock:
+        with self._change:
             self._stopped = True
             return self.loopback.remove(self.loopback.observed())
 
@@ -232,6 +280,9 @@ class Service:
         """The tree itself and not the link to it, which the next deploy changes."""
         return self.images.tree(function.key) if function.key else Path(function.rootfs).resolve()
 
+    def _order(self, function: Function) -> Order:
+        return Order(function, function.allowed(self.settings.limits), self.rootfs(function))
+
     def _concurrency(self, name: str) -> int:
         function = self.registry.get(name)
         return function.allowed(self.settings.limits).concurrency if function else 1
@@ -241,7 +292,7 @@ class Service:
         while function := self.registry.get(name):
             self.images.hold(function.key)
             if self.registry.get(name) is function:
-                return Order(function, function.allowed(self.settings.limits), self.rootfs(function))
+                return self._order(function)
             self.images.release(function.key)
         return None
 

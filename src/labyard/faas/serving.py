@@ -19,7 +19,7 @@ from labyard.faas.registry import Function
 from labyard.faas.stats import Record, Stats
 from labyard.faas.wire import json_reply
 
-STARTING = 1.0  # s
+STARTING = 20.0  # s that the runtime may take
 TICK = 0.02  # s between two looks whether the handler has sent something
 SHOWN_OUTPUT = 2000  # characters of a container's output in the log
 
@@ -112,7 +112,7 @@ class Server:
         allowed = self.place.settings.connect_timeout
         try:
             deadline = self._start(container) + allowed
-            while container.peer is None and not container.ended:
+            while container.waited_for:
                 left = self._left(deadline)
                 if left <= 0:
                     break
@@ -128,10 +128,11 @@ class Server:
         return Outcome("not_connected", 504, f"handler did not connect within {allowed:g} s")
 
     def _start(self, container: Container) -> float:
-        """Start a container and wait until it runs, for a second at most; when it began, of the monotonic clock.
+        """Start a container; when its process began to run, of the monotonic clock.
 
-        A few at a time: of sixty that share two cores each would take as long as all of them together, and be late. The
-        place is kept for so short a time because a handler that never connects must not hold up the others.
+        A few at a time: of sixty that share two cores each would take as long as all of them together, and be late.
+        What the runtime takes is not the handler's time. After that the place is kept for as long again, in which a
+        handler connects; no longer, because one that never does must not hold up the others.
         """
         with self._starting:
             began = time.monotonic()
@@ -140,7 +141,10 @@ class Server:
             container.start()
             while container.starting and (left := self._left(began + STARTING)) > 0:
                 container.step(left)
-        return began
+            running = time.monotonic()
+            while container.waited_for and (left := self._left(running + running - began)) > 0:
+                container.step(left)
+        return running
 
     def _exchange(self, container: Container, call: Call) -> Outcome:
         """Hand the connection over, and wait for what becomes of it."""

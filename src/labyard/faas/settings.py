@@ -65,6 +65,10 @@ class Settings:
         return self.root / "audit.jsonl"
 
     @property
+    def requests(self) -> Path:
+        return self.root / "requests"
+
+    @property
     def warm(self) -> Path:
         return self.run / "warm"
 

@@ -1,22 +1,21 @@
-"""Counters, and the last requests of each function, with the end of their output (contract 4.2)."""
+"""Counters and times of each function's requests; what became of each goes to the history (contract 4.2)."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from labyard.faas.history import History
+
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
-KEPT = 100
-KEPT_OUTPUT = 256 * 1024  # characters of one function's requests together; older ones keep their last kilobyte
-SHORT = 1024
+RECENT = 100  # requests whose times make the median
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
-    """One request. `result` is a word of contract section 9's table; `status` is 0 where the handler answered."""
+    """One request. `result` is a word of its own (docs/faas.md); `status` is 0 where the handler answered."""
 
     id: str
     time: str
@@ -28,9 +27,6 @@ class Record:
     exit_code: int | None
     stderr: str
 
-    def as_dict(self) -> dict[str, Any]:
-        return dict(self.__dict__)
-
 
 @dataclass
 class FunctionStats:
@@ -39,22 +35,18 @@ class FunctionStats:
     seconds: float = 0.0
     warm_hits: int = 0
     warm_misses: int = 0
-    last: deque[Record] = field(default_factory=lambda: deque(maxlen=KEPT))
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # ms, of those that went well
 
     def add(self, record: Record) -> None:
         self.results[record.result] += 1
         seconds = record.ms / 1000
         self.seconds += seconds
         self.buckets[next((i for i, bound in enumerate(BUCKETS) if seconds <= bound), len(BUCKETS))] += 1
-        self.last.append(record)
-        total = 0
-        for kept in reversed(self.last):
-            total += len(kept.stderr)
-            if total > KEPT_OUTPUT:
-                kept.stderr = kept.stderr[-SHORT:]
+        if record.result == "ok":
+            self.times.append(record.ms)
 
     def as_dict(self) -> dict[str, Any]:
-        times = sorted(record.ms for record in self.last if record.result == "ok")
+        times = sorted(self.times)
         return {
             "requests": sum(self.results.values()),
             "results": dict(self.results),
@@ -66,31 +58,35 @@ class FunctionStats:
 
 
 class Stats:
-    def __init__(self) -> None:
+    """Of functions between `begin` and `forget`; a request that outlives its function counts for nobody."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
         self._lock = threading.Lock()
         self._functions: dict[str, FunctionStats] = {}
-        self.started = time.time()
+
+    def begin(self, function: str) -> None:
+        """A function is there; known already is fine."""
+        with self._lock:
+            self._functions.setdefault(function, FunctionStats())
+
+    def forget(self, function: str) -> None:
+        """A function is there no more: its history goes, too."""
+        with self._lock:
+            self._functions.pop(function, None)
+        self._history.forget(function)
 
     def add(self, function: str, record: Record) -> None:
         with self._lock:
-            self._functions.setdefault(function, FunctionStats()).add(record)
+            if stats := self._functions.get(function):
+                stats.add(record)
+                self._history.add(function, asdict(record))
 
     def pool(self, function: str, hit: bool) -> None:
         with self._lock:
-            stats = self._functions.setdefault(function, FunctionStats())
-            stats.warm_hits += hit
-            stats.warm_misses += not hit
-
-    def forget(self, function: str) -> None:
-        with self._lock:
-            self._functions.pop(function, None)
-
-    def logs(self, function: str, limit: int) -> list[dict[str, Any]]:
-        """The last requests, newest first."""
-        with self._lock:
-            stats = self._functions.get(function)
-            records = list(stats.last)[::-1][:limit] if stats else []
-            return [record.as_dict() for record in records]
+            if stats := self._functions.get(function):
+                stats.warm_hits += hit
+                stats.warm_misses += not hit
 
     def of(self, function: str) -> dict[str, Any]:
         with self._lock:

@@ -25,7 +25,7 @@ SECONDS = 5  # what killed processes may take to be gone
 def sweep(place: Place, registry: Registry, images: Images, loopback: Loopback) -> None:
     """Remove containers, their groups, bundles and sockets, addresses nobody registered, scratch, trees nobody uses.
 
-    Nothing is at work yet: whatever is found is left over. FaasError when addresses cannot be read.
+    Links are mended. Nothing is at work yet: whatever is found is left over. FaasError when addresses cannot be read.
     """
     settings = place.settings
     deadline = time.monotonic() + SECONDS
@@ -56,9 +56,17 @@ def sweep(place: Place, registry: Registry, images: Images, loopback: Loopback) 
     for key in images.unheld():
         if key not in keys:
             images.remove_unheld(key)
-    for name in images.names():
+    links = images.names()
+    for name in links:
         if name not in wanted:
             images.forget(name)
+    for name, function in wanted.items():
+        # Killed in the middle of a deploy: the link was switched, the registry not yet.
+        if function.key and links.get(name) != function.key and images.tree(function.key).is_dir():
+            images.point(name, function.key)
+    for path in settings.requests.iterdir():
+        if path.name not in wanted:
+            remove_path(path)
 
 
 def remove_container(place: Place, container: str) -> None:

@@ -6,6 +6,7 @@ Own code, because http.server and what it imports take most of a start in an emu
 from __future__ import annotations
 
 import json
+import re
 import select
 import socket
 import time
@@ -15,7 +16,9 @@ from typing import Any
 
 from labyard.faas.errors import BadRequest, FaasError
 
+HEAD = 20.0  # s for the whole of a request's head
 MAX_HEAD = 65536
+HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
 MAX_LINE = 4096
 CHUNK = 1 << 18
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 502: "Bad Gateway", 503: "Service Unavailable"}
@@ -47,9 +50,9 @@ class Request:
         if text is None:
             raise FaasError("Content-Length or Transfer-Encoding: chunked is needed", 411)
         if not text.isascii() or not text.isdigit():
-            raise BadRequest(f"Content-Length {text!r} is not a number")
-        if int(text) > limit:
-            raise FaasError(f"the body has {text} bytes; at most {limit} are taken", 413)
+            raise BadRequest(f"Content-Length {text[:20]!r} is not a number")
+        if len(text) > 18 or int(text) > limit:
+            raise FaasError(f"the body is over {limit} bytes", 413)
         return int(text)
 
     def go_on(self) -> None:
@@ -102,10 +105,16 @@ class Request:
         self._buffer += piece
 
 
-def read_request(sock: socket.socket) -> Request | None:
-    """The head of the request; None when the client closed without one. FaasError when it is none of HTTP/1."""
+def read_request(sock: socket.socket, seconds: float = HEAD) -> Request | None:
+    """The head of the request; None when the client closed without one.
+
+    FaasError when it is none of HTTP/1. TimeoutError when it is not there within `seconds`, however it trickles in;
+    the socket's time limit is the caller's to set anew.
+    """
     head = b""
-    while b"\r\n\r\n" not in head:
+    deadline = time.monotonic() + seconds
+    while not (end := HEAD_ENDS.search(head)):
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
         piece = sock.recv(8192)
         if not piece:
             if head:
@@ -114,8 +123,8 @@ def read_request(sock: socket.socket) -> Request | None:
         head += piece
         if len(head) > MAX_HEAD:
             raise FaasError("the request's head is too long", 431)
-    text, _, rest = head.partition(b"\r\n\r\n")
-    first, *lines = text.decode("latin-1").split("\r\n")
+    text, rest = head[: end.start()], head[end.end() :]
+    first, *lines = text.decode("latin-1").replace("\r\n", "\n").split("\n")
     words = first.split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
         raise BadRequest("this is not an HTTP/1.1 request")
@@ -126,6 +135,10 @@ def read_request(sock: socket.socket) -> Request | None:
             raise BadRequest("a header line is malformed")
         headers[name.lower()] = value.strip()
     path, _, query = words[1].partition("?")
+    if "%" in path:
+        from urllib.parse import unquote  # hardly ever needed, and long to import
+
+        path = unquote(path)
     pairs = (pair.partition("=") for pair in query.split("&") if pair)
     return Request(words[0], path, {name: value for name, _, value in pairs}, headers, sock, rest)
 
@@ -135,6 +148,7 @@ def reply(
 ) -> bytes:
     """A whole answer. The reason phrase carries an error's text: one line, Latin-1, 200 characters at most."""
     phrase = " ".join((reason or REASONS.get(status, "Error")).split())[:200]
+    phrase = "".join(letter if letter.isprintable() else "?" for letter in phrase)
     lines = [
         f"HTTP/1.1 {status} {phrase}",
         f"Content-Type: {content_type}",

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faas_images import Member, directory, docker_archive, layer, python_layer
 
-from .host import Host
+from labyard.testing.faas.archives import docker_archive
+from labyard.testing.faas.host import Host
+from labyard.testing.faas.stock import handler_layer, python_layer
 
-HANDLER = Path(__file__).with_name("handler.py")
+HANDLER = Path(__file__).parents[1] / "faas/fixtures/test-handler/handler.py"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,8 +26,7 @@ def _needed() -> None:
 
 @pytest.fixture(scope="session")
 def layers() -> list[bytes]:
-    handler = Member("app/handler.py", HANDLER.read_bytes(), mode=0o644)
-    return [python_layer(), layer(directory("app"), handler)]
+    return [python_layer(), handler_layer(HANDLER)]
 
 
 @pytest.fixture(scope="session")

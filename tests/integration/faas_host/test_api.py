@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faas_images import docker_archive, layer
 
-from .host import Host
+from labyard.testing.faas.archives import docker_archive, layer
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Entrypoint=["/nothing"], Cmd=["a", "b c"])
@@ -111,6 +111,7 @@ class TestRoutes:
             ("DELETE", "/api/function/nobody", 404),
             ("GET", "/api/function/nobody/logs", 404),
             ("GET", "/api/observer/check", 405),
+            ("GET", "/api/function/nobody/logs?limit=1", 404),
         ],
     )
     def test_elsewhere(self, shared: Host, method: str, path: str, status: int) -> None:
@@ -126,6 +127,39 @@ class TestRoutes:
         with shared.connect("127.0.0.1", 8080) as link:
             link.sendall(b"GET /" + b"x" * 70000)
             assert link.makefile("rb").read().startswith(b"HTTP/1.1 431 ")
+
+    def test_quoted_name(self, shared: Host) -> None:
+        assert shared.api("GET", "/api/ip/a%20b").json == {"detail": "Image a b not found"}
+        shared.function("a-b", TINY)
+        assert shared.api("GET", "/api/ip/a%2Db").json["ip"] == "10.0.0.10"
+
+    def test_head_has_no_body(self, shared: Host) -> None:
+        for path, status in ((b"/api/list", b"405"), (b"/nothing", b"404")):
+            with shared.connect("127.0.0.1", 8080) as link:
+                link.sendall(b"HEAD " + path + b" HTTP/1.1\r\n\r\n")
+                head, _, body = link.makefile("rb").read().partition(b"\r\n\r\n")
+            assert head.split()[1] == status
+            assert body == b""
+
+    def test_one_request_for_each_connection(self, shared: Host) -> None:
+        """What is sent ahead is not answered, and the answer says so."""
+        with shared.connect("127.0.0.1", 8080) as link:
+            link.sendall(b"GET /health HTTP/1.1\r\n\r\n" * 3)
+            answer = link.makefile("rb").read()
+        assert answer.count(b"HTTP/1.1 200 OK") == 1
+        assert b"Connection: close" in answer
+
+    def test_half_closed_client(self, shared: Host) -> None:
+        with shared.connect("127.0.0.1", 8080) as link:
+            link.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            link.shutdown(socket.SHUT_WR)
+            assert link.makefile("rb").read().startswith(b"HTTP/1.1 200 OK\r\n")
+
+    def test_a_hundred_at_once(self, shared: Host) -> None:
+        """More than there are threads: they wait for one."""
+        with ThreadPoolExecutor(100) as threads:
+            replies = list(threads.map(lambda _: shared.api("GET", "/api/list"), range(100)))
+        assert {reply.status for reply in replies} == {200}
 
     def test_health_stats_and_metrics(self, shared: Host) -> None:
         ip = shared.function("th", TINY)
@@ -150,7 +184,8 @@ class TestRoutes:
         entries = shared.api("GET", "/api/function/th/logs?limit=2").json
         assert len(entries) == 2
         assert {"id", "time", "result", "ms", "stderr"} <= set(entries[0])
-        assert shared.api("GET", "/api/function/th/logs?limit=x").status == 400
+        for limit in ("x", "-1", "9" * 5000):
+            assert shared.api("GET", f"/api/function/th/logs?limit={limit}").status == 400
 
     def test_audit(self, shared: Host) -> None:
         path = shared.path("/var/lib/faasd/audit.jsonl")
@@ -244,7 +279,10 @@ class TestCommand:
         assert b"Error: 400 - {" in done.stdout
         done = shared.faas("new", "th", input=b"junk" * 1000)
         assert done.returncode == 1
-        assert b"Invalid Docker image" in done.stdout
+        lines = done.stdout.decode().splitlines()
+        assert lines[:2] == ["Uploading image 'th' to FaaS platform...", "Read 4000 bytes from stdin"]
+        assert lines[2] == "Error: 400 - {"
+        assert "Invalid Docker image" in lines[3]
 
     def test_new_with_limits(self, shared: Host) -> None:
         words = [
@@ -280,6 +318,7 @@ class TestCommand:
         assert done.returncode == 1
         assert done.stdout.startswith(b"Error: 404 - ")
         assert b"Image nobody not found" in done.stdout
+        assert b"Image a b not found" in shared.faas("ip", "a b").stdout
 
     def test_list(self, shared: Host) -> None:
         done = shared.faas("list", "extra", "words")
@@ -321,8 +360,17 @@ class TestCommand:
         ip = shared.function("th", TINY)
         shared.get(ip)
         shared.last("th")
-        assert b"start_failed 502" in shared.faas("logs", "th").stdout
-        assert json.loads(shared.faas("stats", "th").stdout)["stats"]["requests"] == 1
+        shared.get(ip)
+        shared.wait_for(lambda: len(shared.logs("th")) == 2, 5, "both are in the log")
+        first, second = shared.logs("th")[::-1]
+        lines = shared.faas("logs", "th").stdout.decode().splitlines()
+        heads = [line.split()[1:4] for line in lines if not line.startswith("  ")]
+        assert heads == [[entry["id"], "start_failed", "502"] for entry in (first, second)]
+        assert len(lines) > len(heads), "and what was written to stderr"
+        assert second["id"].encode() in shared.faas("logs", "th", "--limit", "1").stdout
+        assert first["id"].encode() not in shared.faas("logs", "th", "--limit", "1").stdout
+        assert shared.faas("logs").stdout == b"Usage: faas logs <name> [--limit 20]\n"
+        assert json.loads(shared.faas("stats", "th").stdout)["stats"]["requests"] == 2
         assert json.loads(shared.faas("stats").stdout)["functions"]["th"]
         assert shared.faas("check").stdout == b"No issues\n"
         assert shared.faas("rm", "th").stdout.decode() == "✓ Removed th\n"

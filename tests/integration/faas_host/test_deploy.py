@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import faas_images
 import pytest
-from faas_images import Member, docker_archive, layer, symlink, tar
 
-from .host import Host
+from labyard.testing.faas import archives
+from labyard.testing.faas.archives import Member, docker_archive, layer, symlink, tar
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])
@@ -35,15 +35,15 @@ class TestRedeploy:
 
     def test_running_request_ends_on_the_old_tree(self, host: Host, image: Image, layers: list[bytes]) -> None:
         host.start()
-        ip = host.function("th", image("slow", "2"))
-        with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(host.get, ip)
+        ip = host.function("th", image("one"))
+        with host.connect(ip) as client:  # its handler waits for the request
             host.wait_for(lambda: len(host.leftovers()["containers"]) == 1, 5, "it runs")
             more = docker_archive([*layers, layer({"more": b""})], Cmd=["python3", "/app/handler.py", "two"])
             assert host.function("th", more) == ip
             assert len(store(host)) == 2
             assert "Body: two" in host.get(ip).text
-            assert "Body: slow 2" in first.result().text
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"Body: one" in client.makefile("rb").read()
         host.wait_for(lambda: len(store(host)) == 1, 5, "the old tree is gone")
 
     def test_no_request_is_lost_meanwhile(self, host: Host, image: Image) -> None:
@@ -79,6 +79,40 @@ class TestRedeploy:
         assert host.listing("/var/lib/faasd/images") == [".store"]
         assert host.api("DELETE", "/api/function/th").status == 404
 
+    def test_request_ends_before_its_function_goes(self, host: Host, image: Image) -> None:
+        host.start()
+        host.function("other", image())
+        ip = host.function("th", image())
+        host.settle()
+        with host.connect(ip) as client, ThreadPoolExecutor(1) as threads:
+            host.wait_for(lambda: host.api("GET", "/api/stats").json["at_work"] == 1, 5, "it is at work")
+            removal = threads.submit(host.api, "DELETE", "/api/function/th")
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"200 OK" in client.makefile("rb").read()
+            assert removal.result().status == 200
+        assert f"{ip}/32" not in host.addresses()
+
+    def test_request_that_does_not_end_holds_no_removal_up(self, host: Host, image: Image) -> None:
+        host.start(drain_timeout=0.2)
+        ip = host.function("th", image("slow", "60"), {"timeout": 3})
+        with host.connect(ip):
+            host.wait_for(lambda: host.api("GET", "/api/stats").json["at_work"] == 1, 5, "it is at work")
+            assert host.api("DELETE", "/api/function/th").status == 200
+            assert host.api("GET", "/api/list").json == {}
+        host.settle(10)
+        assert store(host) == []
+
+    def test_removal_that_cannot_be_written_changes_nothing(self, host: Host, image: Image) -> None:
+        host.path("/var/lib/small").mkdir()
+        host.run("mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", "/var/lib/small")
+        host.start(root="/var/lib/small")
+        ip = host.function("th", image())
+        host.run("sh", "-c", "dd if=/dev/zero of=/var/lib/small/filler bs=4k 2>/dev/null; true")
+        assert host.api("DELETE", "/api/function/th").status == 507
+        host.path("/var/lib/small/filler").unlink()
+        assert host.get(ip).status == 200
+        assert host.api("DELETE", "/api/function/th").status == 200
+
 
 class TestStore:
     def test_same_content_is_unpacked_once(self, host: Host, image: Image) -> None:
@@ -110,7 +144,7 @@ class TestStore:
     @pytest.mark.parametrize("shape", ["docker_save_old", "docker_flat", "oci_layout"])
     def test_every_shape_answers(self, host: Host, layers: list[bytes], shape: str) -> None:
         host.start()
-        archive = getattr(faas_images, shape)(layers, Cmd=["python3", "/app/handler.py"])
+        archive = getattr(archives, shape)(layers, Cmd=["python3", "/app/handler.py"])
         assert host.get(host.function("th", archive)).status == 200
 
 
@@ -149,7 +183,7 @@ class TestRefused:
         for name in ("../escape", "a/b", ".hidden", "x" * 64, "1.2.3.4", "a-10.0.0.5-b", "white space", "é"):
             reply = host.api("POST", "/api/new", TINY, {"X-Image-Name": name.encode().decode("latin-1")})
             assert reply.status == 400, name
-        there = {".lock", ".scratch", "bundles", "images", "registry.json"}
+        there = {".lock", ".scratch", "bundles", "images", "registry.json", "requests"}
         assert set(host.listing("/var/lib/faasd")) == there
         assert host.api("GET", "/api/list").json == {}
 
@@ -157,7 +191,7 @@ class TestRefused:
         host.start(max_upload="1M", max_unpacked="2M", max_entries=100)
         big = docker_archive([layer({"big": b"x" * (1 << 20)})])
         assert host.deploy("big", big).status == 413
-        bomb = faas_images.oci_layout([layer({"zeros": bytes(3 << 20)})])
+        bomb = archives.oci_layout([layer({"zeros": bytes(3 << 20)})])
         assert host.deploy("bomb", bomb).json["detail"] == "Invalid Docker image: it unpacks to more than 2097152 bytes"
         many = docker_archive([layer({f"{number}": b"" for number in range(200)})])
         assert host.deploy("many", many).json["detail"] == "Invalid Docker image: it has more than 100 entries"
@@ -169,7 +203,7 @@ class TestRefused:
         host.run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", "/var/lib/small")
         host.start(root="/var/lib/small")
         assert host.deploy("fits", TINY).status == 200
-        reply = host.deploy("does-not", faas_images.oci_layout([layer({"zeros": bytes(6 << 20)})]))
+        reply = host.deploy("does-not", archives.oci_layout([layer({"zeros": bytes(6 << 20)})]))
         assert (reply.status, reply.json["detail"]) == (507, "the disk is full")
         assert host.deploy("too-long", docker_archive([layer({"f": bytes(6 << 20)})])).status == 507
         assert set(host.api("GET", "/api/list").json) == {"fits"}

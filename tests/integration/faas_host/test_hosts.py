@@ -7,9 +7,27 @@ from collections.abc import Callable
 
 import pytest
 
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
+# The kernel's hierarchies of version 1, as many as it has, in this host's mount namespace alone.
+MOUNT_ALL = """
+set -e
+mount -t tmpfs tmpfs /sys/fs/cgroup
+while IFS=: read -r _ names _; do
+    options="$names"
+    case "$names" in
+        "") continue ;;
+        name=*) options="none,$names" ;;
+    esac
+    folder="/sys/fs/cgroup/${names#name=}"
+    mkdir "$folder"
+    mount -t cgroup -o "$options" cgroup "$folder"
+    for name in $(echo "$names" | tr , " "); do
+        test -e "/sys/fs/cgroup/${name#name=}" || ln -s "$names" "/sys/fs/cgroup/$name"
+    done
+done </proc/self/cgroup
+"""
 
 
 @pytest.mark.skipif(not shutil.which("crun"), reason="needs crun")
@@ -48,6 +66,28 @@ class TestCrun:
         host.start(runtime="crun")
         host.settle()
         assert host.get(ip).status == 200
+
+    def test_limits_where_all_controllers_are_mounted(self, host: Host, image: Image) -> None:
+        """crun wants each of the kernel's; and the groups are the daemon's own, not the root's."""
+        host.run("sh", "-c", MOUNT_ALL)
+        if "memory" not in host.run("cat", "/proc/self/cgroup").stdout:
+            pytest.skip("this host has control groups of version 2 only")
+
+        def groups() -> list[str]:
+            return host.run("find", "/sys/fs/cgroup/", "-type", "d", "-name", host.groups.name).stdout.split()
+
+        before = groups()
+        host.start(runtime="crun")
+        assert "not_enforced" not in host.api("GET", "/health").json, host.log()
+        ip = host.function("hog", image("memory"), {"memory": "48M"})
+        assert host.get(ip).json["detail"] == "handler exited with code 137 without an answer: out of memory"
+        ip = host.function("forks", image("fork"), {"pids": 20})
+        assert host.get(ip).text.endswith("Resource temporarily unavailable")
+        host.settle()
+        # It makes the daemon's group in hierarchies that have none; they go with the daemon.
+        assert len(groups()) > len(before)
+        assert host.stop() == 0
+        assert groups() == before
 
 
 class TestAuto:

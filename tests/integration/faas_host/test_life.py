@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import socket
 import sys
@@ -10,9 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faas_images import docker_archive, layer
 
-from .host import Host
+from labyard.testing.faas.archives import docker_archive, layer
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])
@@ -57,6 +59,33 @@ class TestStart:
         assert host.daemon is not None
         assert host.daemon.wait(timeout=20) == 1
         assert "ERROR: runc cannot run a container here: no namespaces for you\n" in host.log()
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_stopped_while_it_starts(self, host: Host, number: int) -> None:
+        """As soon as it has its lock a signal is an orderly stop."""
+        host.start()
+        host.function("th", TINY)
+        host.stop()
+        for _ in range(5):
+            host.path("/var/lib/faasd/.lock").unlink()
+            host.launch()
+            host.wait_for(lambda: bool(host.path("/var/lib/faasd/.lock").exists()), 10, "it has its lock")
+            assert host.stop(number) == 0
+            assert not any(host.leftovers().values())
+            assert not [ip for ip in host.addresses() if ip.startswith("10.0.0.")]
+
+    def test_log_that_nobody_reads_stops_nothing(self, host: Host) -> None:
+        pipe = host.path("/run/log")
+        host.run("mkfifo", "/run/log")
+        reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 8192)
+        host.start(program=("sh", "-c", f"exec {sys.executable} -m labyard.faas >/run/log"))
+        ip = host.function("th", TINY)
+        for _ in range(30):
+            assert host.get(ip).status == 502
+        assert host.stop() == 0
+        assert b"FaaS server ready" in os.read(reading, 1 << 16)
+        os.close(reading)
 
     def test_bad_setting(self, host: Host) -> None:
         host.launch(pool="10.0.0.10")
@@ -149,6 +178,45 @@ class TestRegistry:
         assert set(host.api("GET", "/api/list").json) == {"one", "three"}
         assert host.get("10.0.0.77").status == 502
 
+    def test_edited_by_hand_to_an_address_that_is_not_ours(self, host: Host) -> None:
+        """Its function cannot answer; the others do, and it comes back when the address is free."""
+        host.run("ip", "addr", "add", "10.0.0.50/32", "dev", "lo")
+        host.start()
+        host.function("one", TINY)
+        host.function("two", TINY)
+        path = host.path("/var/lib/faasd/registry.json")
+        registry = json.loads(path.read_text())
+        registry["one"]["ip"] = "10.0.0.50"
+        registry["two"]["ip"] = "10.0.0.60"
+        path.write_text(json.dumps(registry))
+        assert host.daemon is not None
+        host.daemon.send_signal(signal.SIGHUP)
+        host.wait_for(lambda: "Registry read again" in host.log(), 5, "read again")
+        assert "cannot add 10.0.0.50" in host.log()
+        assert host.get("10.0.0.60").status == 502
+        assert ("missing", "address", "10.0.0.50") in {
+            (issue["kind"], issue["resource"], issue["key"])
+            for issue in host.api("GET", "/api/observer").json["issues"]
+        }
+        assert host.stop() == 0
+        assert {ip for ip in host.addresses() if ip.startswith("10.")} == {"10.0.0.50/32"}
+
+    def test_read_again_while_functions_are_deployed(self, host: Host) -> None:
+        """Afterwards each tree is held by whom it should be: the last one to go takes it away."""
+        host.start()
+        assert host.daemon is not None
+        with ThreadPoolExecutor(4) as threads:
+            work = [threads.submit(host.function, f"f{number % 4}", TINY) for number in range(24)]
+            while not all(one.done() for one in work):
+                host.daemon.send_signal(signal.SIGHUP)
+        for one in work:
+            one.result()
+        assert host.api("GET", "/api/observer").json == {"issues": []}
+        for number in range(4):
+            assert len(host.listing("/var/lib/faasd/images/.store")) == 1
+            assert host.api("DELETE", f"/api/function/f{number}").status == 200
+        assert host.listing("/var/lib/faasd/images/.store") == []
+
     def test_valid_at_each_read_under_five_deploys_at_once(self, host: Host) -> None:
         host.start()
         path = host.path("/var/lib/faasd/registry.json")
@@ -164,6 +232,41 @@ class TestRegistry:
         assert set(json.loads(path.read_text())) == {f"f{number}" for number in range(5)}
         stored = host.listing("/var/lib/faasd/images/.store")
         assert len(stored) == 1
+
+
+class TestHistory:
+    def test_requests_are_kept_across_restarts(self, host: Host, image: Image) -> None:
+        host.start()
+        ip = host.function("th", image("exit-early", "3"))
+        replies = [host.get(ip) for _ in range(2)]
+        host.wait_for(lambda: len(host.logs("th")) == 2, 5, "both are there")
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            host.stop(number)
+            host.start()
+            replies.append(host.get(ip))
+            host.wait_for(lambda: len(host.logs("th")) == len(replies), 5, "the new one is there, too")
+        entries = host.logs("th")[::-1]
+        assert [entry["id"] for entry in entries] == [reply.json["request_id"] for reply in replies]
+        for entry in entries:
+            assert (entry["result"], entry["status"], entry["exit_code"]) == ("exited", 502, 3)
+            assert entry["stderr"] == "something is wrong\n"
+            assert entry["ms"] > 0
+        assert host.faas("logs", "th").stdout.count(b"something is wrong") == 4
+        # A new version has the function's history; a function of the same name that comes later has not.
+        assert host.function("th", image("exit-early", "4")) == ip
+        assert len(host.logs("th")) == 4
+        assert host.path("/var/lib/faasd/requests").stat().st_mode & 0o777 == 0o700
+        assert host.api("DELETE", "/api/function/th").status == 200
+        assert host.listing("/var/lib/faasd/requests") == []
+        host.function("th", image())
+        assert host.logs("th") == []
+
+    def test_what_is_nobody_s_is_swept(self, host: Host) -> None:
+        host.start()
+        host.stop()
+        host.path("/var/lib/faasd/requests/gone").mkdir()
+        host.start()
+        assert host.listing("/var/lib/faasd/requests") == []
 
 
 class TestKilled:
@@ -204,6 +307,30 @@ class TestKilled:
             host.start()
             host.settle(10)
         assert host.get(ip).status == 200
+
+    def test_killed_in_the_middle_of_a_deploy(self, host: Host) -> None:
+        """Its link leads to the new version already, and the registry does not."""
+        host.start()
+        host.function("th", TINY)
+        host.function("other", docker_archive([layer({"file": b"new"})]))
+        host.stop(signal.SIGKILL)
+        link = host.path("/var/lib/faasd/images/th/rootfs")
+        before = link.readlink()
+        link.unlink()
+        link.symlink_to(host.path("/var/lib/faasd/images/other/rootfs").readlink())
+        host.start()
+        assert link.readlink() == before
+        assert host.api("GET", "/api/observer").json == {"issues": []}
+
+    def test_stopped_in_the_middle_of_a_deploy(self, host: Host) -> None:
+        host.start()
+        with host.connect("127.0.0.1", 8080) as link:
+            link.sendall(b"POST /api/new HTTP/1.1\r\nX-Image-Name: th\r\nContent-Length: 1000\r\n\r\nabc")
+            host.path("/var/lib/faasd/.scratch/half-unpacked").mkdir()
+            assert host.stop() == 0
+        assert host.listing("/var/lib/faasd/.scratch") == []
+        host.start()
+        assert host.api("GET", "/api/list").json == {}
 
     @staticmethod
     def _try(host: Host, ip: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 UNKNOWN = "faas-00000000-0000-4000-8000-000000000000"

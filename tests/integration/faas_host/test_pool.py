@@ -9,9 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faas_images import docker_archive, layer
 
-from .host import Host
+from labyard.testing.faas.archives import docker_archive, layer
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 

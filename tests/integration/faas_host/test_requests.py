@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .host import Host
+from labyard.testing.faas.host import Host
 
 Image = Callable[..., bytes]
 

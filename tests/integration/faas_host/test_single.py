@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .host import Host
+from labyard.testing.faas.host import Host
 
 SCRIPT = Path(__file__).parents[3] / "scripts/faas_single.py"
 

@@ -9,6 +9,7 @@ import pytest
 
 from integration.vm.conftest import PRELOADED, PRELOADED_CONTENT
 from labyard.testing.vm import VMError
+from labyard.testing.vm.session import VMSession
 
 MARK = "/root/left-by-a-test"
 
@@ -31,6 +32,41 @@ def test_restore_goes_back(vm):
     assert vm.read_file(PRELOADED) == PRELOADED_CONTENT
     with pytest.raises(VMError, match="the VM is gone"):
         process.wait()
+
+
+EVERYTHING = """
+find /etc /home /opt /root /srv /usr/local /var -printf '%p %i %n %M %U:%G %s %T@ %C@\\n' | sort
+find /dev /run /tmp /sys/fs/cgroup | sort
+ps -eo pid,ppid,args | awk '$1 != 2 && $2 != 2 && !/EVERYTHING|ps -eo|awk/'
+cat /proc/mounts /proc/modules
+ip addr; nft list ruleset
+"""
+
+
+def test_the_first_of_all_is_as_fresh_as_those_after_it(vm_session, vm, tmp_path, monkeypatch):
+    """It is the guest that the snapshot was made from."""
+    vm.close()  # it has said whether there are VMs here
+    monkeypatch.setenv("LABYARD_VM_CACHE", str(tmp_path))
+    session = VMSession(vm_session().image.folder, vm.accel)
+    try:
+        seen = []
+        for _ in range(2):
+            each = session.fresh({PRELOADED: PRELOADED_CONTENT}, ["python3 -c 'import uuid'"])
+            clock = float(each.run("date +%s.%N").stdout)
+            assert abs(clock - time.time()) < 1
+            seen.append(
+                (each.run(f"# EVERYTHING{EVERYTHING}").stdout, each.run("cat /proc/sys/kernel/random/uuid").stdout)
+            )
+            each.write_file(MARK, "x")
+            each.spawn("sleep 300")
+            each.close()
+        (first, first_uuid), (second, second_uuid) = seen
+        assert first.splitlines() == second.splitlines()
+        assert "/usr/bin/python3" in first
+        assert first_uuid != second_uuid
+        assert len(list(tmp_path.glob("*.qcow2"))) == 1
+    finally:
+        session.close()
 
 
 def test_two_have_the_right_time_and_random_numbers_of_their_own(vm_factory):
@@ -72,6 +108,14 @@ def test_hardware_on_request(vm_factory):
     assert vm.run("nproc").stdout.strip() == "1"
     assert int(vm.run("awk '/MemTotal/ {print $2}' /proc/meminfo").stdout) < 512 * 1024
     assert b"labyard.test=1" in vm.read_file("/proc/cmdline")
+
+
+def test_a_service_that_runs_already(vm_factory):
+    """From a snapshot that is taken in the middle of its work."""
+    counting = "i=0; while true; do echo $((i += 1)) > /root/count; sleep 0.1; done"
+    running = f"setsid bash -c '{counting}' >/dev/null 2>&1 & until [ -s /root/count ]; do sleep 0.1; done"
+    for vm in (vm_factory(warmup=[running]), vm_factory(warmup=[running])):
+        vm.run("before=$(cat /root/count); until [ $(cat /root/count) -gt $before ]; do sleep 0.1; done", timeout=30)
 
 
 def test_two_on_a_network_of_their_own(vm_factory):

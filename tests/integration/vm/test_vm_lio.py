@@ -53,10 +53,11 @@ WANTED = {
 }
 
 
-@pytest.fixture
-def backend(vm):
-    """Runs the backend in the VM: `apply`, `remove` or `observed`; the targets that it then sees."""
-    for package in ("rtslib_fb", "pyudev"):
+@pytest.fixture(params=["Debian's rtslib", "ours"])
+def backend(vm, request):
+    """Runs the backend in the VM: `apply`, `remove` or `observed`; the targets that it then sees. The role netboot
+    installs Debian's library; `labyard[lio]` has its own."""
+    for package in ("rtslib_fb", "pyudev") if request.param == "ours" else ():
         found = importlib.util.find_spec(package)
         assert found and found.origin, f"{package} is not installed: it is in the extra lio"
         folder = Path(found.origin).parent

@@ -178,7 +178,12 @@ def admin(*arguments: str) -> list[list[str]]:
 
 
 def is_ours(client: str) -> bool:
-    return client.isdigit() and ["unix_process_id:", str(os.getpid())] in admin("client-info", "libvirtd", client)
+    if not client.isdigit():
+        return False
+    try:
+        return ["unix_process_id:", str(os.getpid())] in admin("client-info", "libvirtd", client)
+    except subprocess.CalledProcessError:  # somebody else's, and gone since the list was made
+        return False
 
 
 def qemu_pid(options: HypervisorOptions, vm_id: str) -> int:

@@ -70,7 +70,7 @@ class Running:
         )
 
     def wait_until_up(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         # One client, since each reads the certificate authorities.
         with httpx.Client() as client:
             while time.monotonic() < deadline and self.process.poll() is None:

@@ -8,20 +8,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import faas_images
 import pytest
-from faas_images import config, docker_archive, layer, oci_layout, symlink, tar
 
 from labyard.faas.errors import ImageError
 from labyard.faas.faasd import extract_docker_image, get_image_entrypoint
 from labyard.faas.image.config import find_user, read_process
 from labyard.faas.image.tree import Tree
+from labyard.testing.faas import archives
+from labyard.testing.faas.archives import config, docker_archive, layer, oci_layout, symlink, tar
 
 LAYERS = [layer({"a": b"1"}), layer({"b": b"2"})]
 SHAPES: dict[str, Callable[..., bytes]] = {
     "by hand": docker_archive,
-    "docker save, older": faas_images.docker_save_old,
-    "copying tools": faas_images.docker_flat,
+    "docker save, older": archives.docker_save_old,
+    "copying tools": archives.docker_flat,
     "OCI": oci_layout,
     "OCI, nested index": lambda layers, **inner: oci_layout(layers, nested=True, **inner),
     "docker save, newer": lambda layers, **inner: oci_layout(layers, with_docker=True, **inner),
@@ -40,7 +40,7 @@ def test_every_shape(tmp_path: Path, shape: str) -> None:
 
 
 def test_repeated_layer_as_a_link(tmp_path: Path) -> None:
-    data = faas_images.docker_save_old([LAYERS[0], layer({".wh.a": b""}), LAYERS[0]])
+    data = archives.docker_save_old([LAYERS[0], layer({".wh.a": b""}), LAYERS[0]])
     extract_docker_image(io.BytesIO(data), str(tmp_path / "rootfs"))
     assert (tmp_path / "rootfs/a").exists()
 
@@ -59,8 +59,12 @@ def test_file_and_pipe(tmp_path: Path) -> None:
                 return file.read(min(size, 1000) if size >= 0 else -1)
 
         extract_docker_image(Pipe(), str(tmp_path / "two"))  # type: ignore[arg-type]
+    (tmp_path / "image.tar.gz").write_bytes(gzip.compress(docker_archive(LAYERS)))
+    with gzip.open(tmp_path / "image.tar.gz") as opened:  # its descriptor has other bytes than it
+        extract_docker_image(opened, str(tmp_path / "three"))  # type: ignore[arg-type]
     assert (tmp_path / "one/a").exists()
     assert (tmp_path / "two/b").exists()
+    assert (tmp_path / "three/b").exists()
 
 
 def test_first_of_several_images(tmp_path: Path) -> None:

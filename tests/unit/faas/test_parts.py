@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import socket
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from labyard.faas import log as log_module
 from labyard.faas.adapters import cgroups
 from labyard.faas.adapters.runtime import last_line
 from labyard.faas.adapters.seccomp import profile
+from labyard.faas.children import Calls
 from labyard.faas.errors import BadRequest, FaasError
+from labyard.faas.history import FILE, MOST, OLDER, PENDING, History
 from labyard.faas.log import log
 from labyard.faas.ring import Ring
-from labyard.faas.stats import KEPT, Record, Stats
+from labyard.faas.stats import Record, Stats
 from labyard.faas.wire import json_reply, read_request
 
 
@@ -45,6 +52,32 @@ class TestWire:
         assert (request.method, request.path, request.query) == ("GET", "/a/b", {"x": "1", "y": ""})
         assert request.headers == {"host": "h", "x-image-name": "th"}
 
+    def test_head_with_bare_line_feeds_and_a_quoted_path(self) -> None:
+        with sent(b"GET /api/ip/a%20b HTTP/1.0\nHost: h\n\n") as link:
+            request = read_request(link)
+        assert request is not None
+        assert (request.path, request.headers) == ("/api/ip/a b", {"host": "h"})
+
+    def test_head_that_trickles_in(self) -> None:
+        """Each byte comes soon after the last one, and still all of them have one time limit."""
+        ours, theirs = socket.socketpair()
+        stopped = threading.Event()
+
+        def trickle() -> None:
+            while not stopped.wait(0.02):
+                theirs.sendall(b"x")
+
+        client = threading.Thread(target=trickle)
+        client.start()
+        try:
+            with pytest.raises(TimeoutError):
+                read_request(ours, seconds=0.2)
+        finally:
+            stopped.set()
+            client.join()
+            ours.close()
+            theirs.close()
+
     def test_nothing(self) -> None:
         with sent(b"") as link:
             assert read_request(link) is None
@@ -61,6 +94,7 @@ class TestWire:
             (b"Content-Length: x\r\n", b"", 400),
             (b"Content-Length: -1\r\n", b"", 400),
             (b"Content-Length: 1001\r\n", b"", 413),
+            (b"Content-Length: " + b"9" * 5000 + b"\r\n", b"", 413),
             (b"Content-Length: 10\r\n", b"short", 400),
             (b"Transfer-Encoding: chunked\r\n", b"xyz\r\n", 400),
             (b"Transfer-Encoding: chunked\r\n", b"fff\r\n", 413),
@@ -85,18 +119,18 @@ class TestWire:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             theirs.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhel")
-            ours.settimeout(0.05)
             request = read_request(ours)
             assert request is not None
+            ours.settimeout(0.05)
             with pytest.raises(FaasError, match="stood still") as caught:
                 list(request.body(100))
         assert caught.value.status == 408
 
     def test_reason_is_one_short_latin_line(self) -> None:
-        head = json_reply(400, {}, "bad\r\nX-Injected: yes ✓ " + "x" * 500).split(b"\r\n\r\n")[0]
+        head = json_reply(400, {}, "bad\r\nX-Injected: yes\x1b ✓ " + "x" * 500).split(b"\r\n\r\n")[0]
         first, *headers = head.split(b"\r\n")
         assert len(first) <= len(b"HTTP/1.1 400 ") + 200
-        assert b"bad X-Injected: yes ?" in first
+        assert b"bad X-Injected: yes? ?" in first
         assert not [line for line in headers if line.startswith(b"X-Injected")]
 
 
@@ -114,6 +148,23 @@ def test_log_is_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "[request] first\\nsecond\\n[shutdown] forged\n"
 
 
+def test_log_that_nobody_reads_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "PATIENCE", 0.01)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        for _ in range(100):
+            log("request", "✓" * 5000)
+        full = os.read(reading, 1 << 20).decode().splitlines()
+        log("request", "read again")
+        monkeypatch.undo()
+    with os.fdopen(reading, encoding="utf-8") as rest:
+        lost, last = rest.read().splitlines()
+    assert all(len(line.encode()) <= 4000 for line in full)
+    assert lost == f"[server] {100 - len(full)} lines were lost: nobody read them"
+    assert last == "[request] read again"
+
+
 def test_last_line() -> None:
     assert last_line('x\ntime="t" level=error msg="exec: \\"sh\\": not found"\n\n') == 'exec: "sh": not found'
     assert last_line("plain\n") == "plain"
@@ -124,9 +175,19 @@ def record(result: str = "ok", ms: float = 3, stderr: str = "") -> Record:
     return Record("id", "time", "client", result, 0, ms, False, 0, stderr)
 
 
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[History]:
+    """One that writes."""
+    history = History(tmp_path)
+    history.start()
+    yield history
+    history.close()
+
+
 class TestStats:
-    def test_counters_and_histogram(self) -> None:
-        stats = Stats()
+    def test_counters_and_histogram(self, history: History) -> None:
+        stats = Stats(history)
+        stats.begin("th")
         for ms in (1, 3, 40, 99999):
             stats.add("th", record(ms=ms))
         stats.pool("th", hit=True)
@@ -136,22 +197,82 @@ class TestStats:
         assert 'faas_request_seconds_bucket{function="th",le="0.05"} 3' in lines
         assert 'faas_request_seconds_bucket{function="th",le="+Inf"} 4' in lines
         assert 'faas_pool_hits_total{function="th"} 1' in lines
+        assert [entry["ms"] for entry in history.last("th", 10)] == [99999, 40, 3, 1]
 
-    def test_logs_are_bounded_newest_first(self) -> None:
-        stats = Stats()
-        for number in range(KEPT + 5):
-            stats.add("th", record(result=str(number), stderr="x" * 65536))
-        logs = stats.logs("th", 1000)
-        assert len(logs) == KEPT
-        assert logs[0]["result"] == str(KEPT + 4)
-        assert len(logs[0]["stderr"]) == 65536
-        assert sum(len(entry["stderr"]) for entry in logs) <= 256 * 1024 + KEPT * 1024
-
-    def test_forgotten(self) -> None:
-        stats = Stats()
+    def test_forgotten(self, history: History) -> None:
+        stats = Stats(history)
+        stats.begin("th")
         stats.add("th", record())
         stats.forget("th")
+        stats.add("th", record())  # of a request that was under way
+        stats.pool("th", hit=True)
         assert stats.of("th")["requests"] == 0
+        assert history.last("th", 10) == []
+        assert not [line for line in stats.metrics() if '"th"' in line]
+
+
+class TestHistory:
+    def test_is_read_by_the_next_one(self, tmp_path: Path) -> None:
+        first = History(tmp_path)
+        first.start()
+        for number in range(5):
+            first.add("th", {"number": number, "stderr": "line\n\u2028\x00"})
+        first.close()
+        second = History(tmp_path)
+        assert [record["number"] for record in second.last("th", 3)] == [4, 3, 2]
+        assert second.last("th", 1)[0]["stderr"] == "line\n\u2028\x00"
+        assert second.last("other", 3) == []
+
+    def test_what_is_not_written_yet_is_read_too(self, tmp_path: Path) -> None:
+        history = History(tmp_path)  # its thread is not started
+        for number in range(3):
+            history.add("th", {"number": number})
+        assert [record["number"] for record in history.last("th", 2)] == [2, 1]
+        assert not list(tmp_path.iterdir())
+
+    def test_is_bounded(self, history: History, tmp_path: Path) -> None:
+        for number in range(80):
+            history.add("th", {"number": number, "stderr": "x" * 65536})
+            history.last("th", 0)
+        history.close()
+        sizes = {path.name: path.stat().st_size for path in (tmp_path / "th").iterdir()}
+        assert set(sizes) <= {FILE, OLDER}
+        assert max(sizes.values()) < MOST + 70000
+        numbers = [record["number"] for record in History(tmp_path).last("th", 1000)]
+        assert numbers == list(range(79, 79 - len(numbers), -1))
+        assert len(numbers) > MOST // 70000
+
+    def test_line_that_was_cut_off(self, tmp_path: Path) -> None:
+        (tmp_path / "th").mkdir()
+        (tmp_path / "th" / FILE).write_bytes(b'{"number": 1}\n[1]\n\xff\n{"number": 2, "std')
+        history = History(tmp_path)
+        history.start()
+        history.add("th", {"number": 3})
+        history.close()
+        assert [record["number"] for record in history.last("th", 10)] == [3, 1]
+
+    def test_disk_that_takes_nothing_for_a_while(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        said: queue.Queue[str] = queue.Queue()
+        monkeypatch.setattr("labyard.faas.history.RETRY", 0.01)
+        monkeypatch.setattr("labyard.faas.history.log", lambda _, text: said.put(text))
+        (tmp_path / "th").touch()  # in the place of its folder
+        history = History(tmp_path)
+        history.start()
+        for number in range(PENDING + 10):
+            history.add("th", {"number": number})
+        assert said.get(timeout=10).startswith("Requests cannot be kept: ")
+        assert [record["number"] for record in history.last("th", 1)] == [PENDING + 9]
+        (tmp_path / "th").unlink()
+        history.close()
+        assert said.empty()
+        numbers = [record["number"] for record in History(tmp_path).last("th", 1000)]
+        assert numbers == list(range(PENDING + 9, 9, -1))
+
+    def test_forgotten(self, history: History, tmp_path: Path) -> None:
+        history.add("th", {"number": 1})
+        history.forget("th")
+        assert history.last("th", 1) == []
+        assert not list(tmp_path.iterdir())
 
 
 class TestCgroups:
@@ -178,6 +299,21 @@ class TestCgroups:
         assert (tmp_path / "cgroup.subtree_control").read_text() in ("+cpu", "+memory", "+pids")
         assert cgroups._find_v2(tmp_path / "faasd").parents[""] == tmp_path
 
+    def test_runtime_that_is_told_where(self) -> None:
+        """crun takes one path for all hierarchies, below their mount points."""
+        v1 = cgroups.Cgroups(
+            1,
+            {"memory": Path("/c/memory/own"), "freezer": Path("/c/freezer")},
+            {"memory": Path("/c/memory"), "freezer": Path("/c/freezer")},
+            enforced=frozenset({"memory"}),
+        )
+        assert v1.path_of("c") == ""
+        assert v1.named().path_of("c") == "/own/c"
+        assert v1.named().parents == {"memory": Path("/c/memory/own"), "freezer": Path("/c/freezer/own")}
+        v2 = cgroups.Cgroups(2, {"": Path("/c")}, {"": Path("/c")})
+        assert v2.named().path_of("c") == "/c"
+        assert cgroups.Cgroups(1, enforced=frozenset({"pids"})).named().enforced == frozenset()
+
     def test_oom_kills(self, tmp_path: Path) -> None:
         (tmp_path / "c").mkdir()
         (tmp_path / "c/memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
@@ -185,6 +321,20 @@ class TestCgroups:
         (tmp_path / "c/memory.events").write_text("low 0\noom 1\noom_kill 1\n")
         assert cgroups.Cgroups(2, {"": tmp_path, "memory": tmp_path}).oom_kills("c") == 1
         assert cgroups.Cgroups(1, {}).oom_kills("c") == 0
+
+
+def test_strays_are_waited_for_the_second_time_they_are_seen() -> None:
+    calls = Calls("runc")
+    stray, adopted = (os.posix_spawn("/bin/true", ["true"], {}) for _ in range(2))
+    calls.adopt(adopted)
+    for pid in (stray, adopted):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    calls.reap_strays()
+    os.waitid(os.P_PID, stray, os.WEXITED | os.WNOWAIT)
+    calls.reap_strays()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(stray, 0)
+    assert os.waitpid(adopted, 0) == (adopted, 0)
 
 
 def test_seccomp_profile_lists_no_call_that_manages_the_machine() -> None:

@@ -41,6 +41,8 @@ def test_standard_library_only(path: Path) -> None:
 def test_command_imports_little() -> None:
     """Starting Python is most of a call's time in an emulated guest."""
     names = set(imported(ROOT / "src/labyard/faas/cli.py"))
+    # urllib.parse only where somebody gives a name that no function can have.
+    names.discard("urllib.parse")
     assert names <= {"__future__", "collections.abc", "json", "os", "socket", "stat", "sys", "typing"}
 
 
@@ -109,7 +111,7 @@ with open(sys.argv[2] + "/image.tar", "rb") as file:
 
 
 def test_public_names_without_root_and_side_effects(built: Path, tmp_path: Path) -> None:
-    from faas_images import docker_archive, layer
+    from labyard.testing.faas.archives import docker_archive, layer
 
     (tmp_path / "image.tar").write_bytes(docker_archive([layer({"file": b"content"})], Cmd=["echo"]))
     options: dict[str, object] = {}

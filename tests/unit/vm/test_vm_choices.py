@@ -115,7 +115,9 @@ def test_old_snapshots_go(tmp_path):
         disk.touch()
         disk.with_suffix(".json").touch()
         os.utime(disk, (number, number))
+    (tmp_path / "killed.part").touch()
     snapshot._prune(tmp_path, tmp_path / "0.qcow2")
+    assert not (tmp_path / "killed.part").exists()
     assert sorted(path.name for path in tmp_path.glob("*.qcow2")) == [
         "0.qcow2",
         "3.qcow2",
@@ -171,6 +173,12 @@ class TestMemory:
     def test_what_never_fits_is_said_at_once(self, machine):
         with pytest.raises(VMUnavailable, match="no memory for a VM of 9000 MiB: 10240 MiB are available"):
             memory.when_it_fits(9000, lambda: None)
+
+    def test_so_is_what_never_fits_beside_our_own(self, machine, monkeypatch):
+        machine += [(8000, 0)]
+        monkeypatch.setattr(memory, "live", lambda: [(Path("0"), {"memory": 8000, "pid": 0, "owner": os.getpid()})])
+        with pytest.raises(VMUnavailable, match="no memory for a VM of 1000 MiB"):
+            memory.when_it_fits(1000, lambda: None)
 
 
 class TestCommandLine:

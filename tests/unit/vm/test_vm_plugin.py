@@ -93,3 +93,27 @@ def test_tests_with_a_vm_have_their_own_time_limit(project):
 def test_an_accelerator_that_there_is_not(project):
     result = project.runpytest("--vm-accel=xen")
     result.stderr.fnmatch_lines(["*--vm-accel*invalid choice*"])
+
+
+def test_time_that_is_over_while_artefacts_are_collected_ends_no_run(pytester):
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    pytester.makepyfile("""
+        import time
+        import pytest
+        from labyard.testing.vm import artefacts, plugin
+
+        @pytest.fixture
+        def vm_of_a_busy_machine(request, monkeypatch):
+            request.node.stash[plugin.VMS] = [None]
+            monkeypatch.setattr(artefacts, "collect", lambda vm, folder: time.sleep(60))
+
+        @pytest.mark.timeout(1)
+        def test_fails(vm_of_a_busy_machine):
+            raise AssertionError("the reason")
+
+        def test_after_it():
+            pass
+    """)
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*AssertionError: the reason"])

@@ -71,7 +71,7 @@ class Lab:
         with self.manager.database.write() as session:
             session.execute(text(statement), values)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 5) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
         """Wait for what a thread of the service does."""
         end = time.monotonic() + seconds
         while not condition():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 from typing import Any
 
 from labyard.faas.adapters.cgroups import Cgroups
@@ -27,10 +28,13 @@ MASKED = [
 READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
 CPU_PERIOD = 100_000  # µs
-OPEN_FILES = 1024
+# The hard limit of this process is as far as it goes: not everywhere may one be raised.
+OPEN_FILES = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
-def make_config(function: Function, limits: Limits, rootfs: str, socket: str, cgroups: Cgroups) -> dict[str, Any]:
+def make_config(
+    container: str, function: Function, limits: Limits, rootfs: str, socket: str, cgroups: Cgroups
+) -> dict[str, Any]:
     """config.json for one container. `rootfs` and `socket` are paths on the host."""
     uid, gid = function.user
     return {
@@ -52,7 +56,7 @@ def make_config(function: Function, limits: Limits, rootfs: str, socket: str, cg
         "hostname": function.name,
         "mounts": _mounts(socket, limits.tmp),
         "linux": {
-            "cgroupsPath": "",
+            "cgroupsPath": cgroups.path_of(container),
             "namespaces": [{"type": kind} for kind in NAMESPACES],
             "resources": _resources(limits, cgroups),
             "seccomp": profile(platform.machine()),

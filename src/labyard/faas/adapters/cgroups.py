@@ -1,13 +1,14 @@
 """Control groups, v1 and v2: which limits this host can enforce, out of memory, freezing (contract 8.2).
 
-Containers get the empty `cgroupsPath`: the runtime then makes theirs below the daemon's own (v1), or beside the leaf
-that the daemon moved into (v2). An absolute path would escape to the host's root where a lab container shares it.
+runc gets the empty `cgroupsPath` and makes containers' groups below the daemon's own (v1), or beside the leaf that the
+daemon moved into (v2). crun would make them at the root, which may be the host's: it is told the daemon's own.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from labyard.faas.log import log
@@ -23,12 +24,35 @@ class Cgroups:
 
     version: int = 0
     parents: dict[str, Path] = field(default_factory=dict)
+    mounted: dict[str, Path] = field(default_factory=dict)  # mount points of the same controllers
+    own_path: str = ""  # below the mount points, for a runtime that has to be told
+    made: list[Path] = field(default_factory=list)  # folders that such a runtime makes on the way, deepest first
     enforced: frozenset[str] = frozenset()
     swap: bool = False  # swap can be limited, too
 
     @property
     def missing(self) -> list[str]:
         return [name for name in CONTROLLERS if name not in self.enforced]
+
+    def named(self) -> Cgroups:
+        """The same for a runtime that is told where groups are to be: one path in all hierarchies, that of memory."""
+        first = "memory" if self.version == 1 else ""
+        if first not in self.parents:
+            return replace(self, enforced=frozenset())
+        path = self.parents[first].relative_to(self.mounted[first])
+        parents = {name: mounted / path for name, mounted in self.mounted.items()}
+        made = [folder for parent in parents.values() for folder in (parent, *parent.parents) if not folder.exists()]
+        return replace(self, parents=parents, own_path=os.path.normpath(f"/{path}"), made=made)
+
+    def close(self) -> None:
+        """Remove what the runtime made on the way to containers' groups; what is in use stays."""
+        for folder in self.made:
+            with suppress(OSError):
+                folder.rmdir()
+
+    def path_of(self, container: str) -> str:
+        """What a container's configuration says of it."""
+        return f"{self.own_path.rstrip('/')}/{container}" if self.own_path else ""
 
     def oom_kills(self, container: str) -> int:
         """How many processes of a container were killed for want of memory. It must not be deleted yet."""
@@ -105,15 +129,18 @@ def find_cgroups() -> Cgroups:
     mounts, own = _mounts(), _own()
     unified = next((row for row in mounts if row[0] == "cgroup2" and row[2] == "/sys/fs/cgroup"), None)
     if unified:
-        return _find_v2(_below(unified[2], unified[1], own.get("", "/")))
+        found = _find_v2(_below(unified[2], unified[1], own.get("", "/")))
+        return replace(found, mounted=dict.fromkeys(found.parents, Path(unified[2])))
     parents: dict[str, Path] = {}
+    mounted: dict[str, Path] = {}
     for kind, root, mount_point, options in mounts:
         if kind == "cgroup":
             for name in options & set(own):
                 parents.setdefault(name, _below(mount_point, root, own[name]))
+                mounted.setdefault(name, Path(mount_point))
     enforced = frozenset(name for name in CONTROLLERS if name in parents and os.access(parents[name], os.W_OK))
     swap = "memory" in enforced and (parents["memory"] / "memory.memsw.limit_in_bytes").exists()
-    return Cgroups(1, parents, enforced, swap)
+    return Cgroups(1, parents, mounted, enforced=enforced, swap=swap)
 
 
 def _find_v2(group: Path) -> Cgroups:
@@ -137,4 +164,4 @@ def _find_v2(group: Path) -> Cgroups:
     enforced = frozenset(enabled & set(CONTROLLERS))
     # The root of the hierarchy has no file that tells of swap; the leaf has one where there is any.
     swap = "memory" in enforced and (at_root or (group / LEAF / "memory.swap.max").exists())
-    return Cgroups(2, {"": group, **dict.fromkeys(enforced, group)}, enforced, swap)
+    return Cgroups(2, {"": group, **dict.fromkeys(enforced, group)}, enforced=enforced, swap=swap)

@@ -21,13 +21,16 @@ SECONDS = 20  # what kill, delete and list may take
 
 
 class Runtime:
-    """One runtime program with its own state folder. What runs is not kept here: the program is asked."""
+    """One runtime program with its own state folder. What runs is not kept here: the program is asked.
+
+    `cgroups` is what it can make of the host's.
+    """
 
     def __init__(self, program: str, root: Path, cgroups: Cgroups) -> None:
         self.program = program
         self.name = Path(program).name
         self.calls = Calls(self.name)
-        self._cgroups = cgroups
+        self.cgroups = cgroups
         self._root = root
         self.command = [program, "--root", str(root)]
         if self.name == "crun":
@@ -93,7 +96,7 @@ class Runtime:
         (rootfs / "control.sock").touch()
         function = Function("self-test", "", str(rootfs), (shutil.which("true") or "/bin/true",))
         limits = Limits(64 << 20, 1.0, 16, 1 << 20, 10, 1, 0)
-        config = make_config(function, limits, str(rootfs), str(rootfs / "control.sock"), self._cgroups)
+        config = make_config(container, function, limits, str(rootfs), str(rootfs / "control.sock"), self.cgroups)
         config["mounts"] += [
             {"destination": path, "type": "bind", "source": path, "options": ["bind", "ro"]} for path in system
         ]
@@ -148,17 +151,13 @@ def find_runtime(wanted: str, root: Path, folder: Path, cgroups: Cgroups) -> Run
         if program is None:
             reasons.append(f"the runtime {name} is not installed")
             continue
-        groups = cgroups
-        for _ in range(2):
+        is_crun = Path(program).name == "crun"
+        for groups in (cgroups.named(), replace(cgroups, enforced=frozenset())) if is_crun else (cgroups,):
             runtime = Runtime(program, root, groups)
             try:
                 runtime.self_test(folder)
             except RuntimeFailure as error:
                 reasons.append(str(error))
-                if runtime.name != "crun":
-                    break
-                groups = replace(cgroups, enforced=frozenset())
             else:
-                cgroups.enforced = groups.enforced
                 return runtime
     raise RuntimeFailure("; ".join(reasons))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import posixpath
@@ -140,7 +141,7 @@ def _plain_file(file: IO[bytes], scratch: Path, limit: int) -> Iterator[IO[bytes
     budget = Budget(limit, 1)
     try:
         with decompressed(first_read, first, scratch) as plain:
-            if plain is file and start == 0 and _has_descriptor(file):
+            if plain is file and start == 0 and _is_on_disk(file):
                 yield file
                 return
             with tempfile.TemporaryFile(dir=scratch) as copy:
@@ -171,11 +172,9 @@ class _Joined:
         return self._rest.read(size)
 
 
-def _has_descriptor(file: IO[bytes]) -> bool:
-    try:
-        return file.fileno() >= 0
-    except OSError:
-        return False
+def _is_on_disk(file: IO[bytes]) -> bool:
+    """Are the bytes of its descriptor its own? Those of a gzip.GzipFile are not."""
+    return isinstance(getattr(file, "raw", file), io.FileIO)
 
 
 def _docker(files: Files) -> Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,13 @@ from typing import IO, Any
 
 from labyard.faas.errors import ImageError
 
-MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+# Of bzip2 so much that no member's name, with which a tar archive begins, is taken for it.
+MAGIC = {
+    "gzip": rb"\x1f\x8b",
+    "bzip2": rb"BZh[1-9](1AY&|\x17rE8)",
+    "xz": rb"\xfd7zXZ\x00",
+    "zstd": rb"\x28\xb5\x2f\xfd",
+}
 # What the decoders raise for bytes that are not theirs.
 BROKEN = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 COPY = 1 << 20
@@ -24,7 +31,7 @@ COPY = 1 << 20
 
 def compression_of(first: bytes) -> str | None:
     """The name of the compression that a file with these first bytes has; None for none."""
-    return next((name for magic, name in MAGIC.items() if first.startswith(magic)), None)
+    return next((name for name, magic in MAGIC.items() if re.match(magic, first)), None)
 
 
 @contextmanager
@@ -57,8 +64,11 @@ def _zstd(file: Any, scratch: Path) -> Iterator[IO[bytes]]:
     except ImportError:
         pass
     else:
-        with zstd.ZstdFile(file) as opened:
-            yield opened
+        try:
+            with zstd.ZstdFile(file) as opened:
+                yield opened
+        except zstd.ZstdError as error:
+            raise ImageError(f"it cannot be decompressed ({error})") from None
         return
     program = shutil.which("zstd")
     if program is None:

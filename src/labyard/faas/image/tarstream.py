@@ -24,6 +24,7 @@ class Section:
         self._offset = offset
         self.size = size
         self._at = 0
+        self._sha256 = ""
 
     def read(self, size: int = -1) -> bytes:
         left = self.size - self._at
@@ -40,11 +41,13 @@ class Section:
         return section
 
     def sha256(self) -> str:
-        digest = hashlib.sha256()
-        section = self.fresh()
-        while piece := section.read(PIECE):
-            digest.update(piece)
-        return digest.hexdigest()
+        if not self._sha256:  # asked for twice, and long to find for a large one
+            digest = hashlib.sha256()
+            section = self.fresh()
+            while piece := section.read(PIECE):
+                digest.update(piece)
+            self._sha256 = digest.hexdigest()
+        return self._sha256
 
 
 class Budget:

@@ -54,7 +54,7 @@ class Containers:
             with contextlib.suppress(_errors().NotFound):
                 container.stop(timeout=GRACE)
                 container.remove(force=True)
-        for network in self._engine.networks.list(names=[NETWORK]):
+        for network in self._engine.networks.list(filters={"label": "labyard=evse-emulator"}):
             with contextlib.suppress(_errors().APIError):  # other pairs are in it
                 network.remove()
         return bool(found)
@@ -72,14 +72,12 @@ class Containers:
     def _network(self) -> str | None:
         """None is the engine's own bridge. One that runs with `--bridge=none`, as the lab's does, publishes no port of
         a container that has no other network."""
-        if "bridge" in self._network_names():
+        names = {network.name for network in self._engine.networks.list()}
+        if "bridge" in names:
             return None
-        if NETWORK not in self._network_names():
+        if NETWORK not in names:
             self._engine.networks.create(NETWORK, driver="bridge", labels=LABELS)
         return NETWORK
-
-    def _network_names(self) -> set[str]:
-        return {network.name for network in self._engine.networks.list()}
 
     def _container(self, offset: int) -> Any:
         try:

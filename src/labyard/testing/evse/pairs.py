@@ -143,10 +143,18 @@ def wait_for_http_ready(url: str, seconds: float, poll: float, ended: Callable[[
 def wait_for_pty(pty: Path, seconds: float, log: Callable[[], str]) -> None:
     """Until the bridge's link leads somewhere. PairError: it does not."""
     end = time.monotonic() + seconds
-    while not pty.exists():
+    while not _leads_somewhere(pty):
         if time.monotonic() > end:
             raise PairError(no_bridge(pty, seconds, log()))
         time.sleep(POLL_OURS)
+
+
+def _leads_somewhere(link: Path) -> bool:
+    """Read, not followed: where fs.protected_symlinks is 1, root may not follow a link of another user in /tmp."""
+    try:
+        return (link.parent / link.readlink()).exists()
+    except OSError:
+        return False
 
 
 def backend_of(settings: Settings, folder: Path) -> Backend:

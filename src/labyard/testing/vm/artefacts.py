@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -27,13 +28,20 @@ def folder_of(root: Path, node_id: str) -> Path:
 
 def collect(vm: VM, folder: Path) -> dict[str, str]:
     """Write it to the folder, within SECONDS; the same texts by name. A VM that is gone gives what the host has."""
+    found = {"commands.txt": _commands(vm.records), "processes.txt": _processes(vm)}
+    with contextlib.suppress(VMError):  # closed: by the test, or it failed after its end
+        found |= {"serial.log": vm.serial_log, "qemu.log": vm.guest.qemu.read_log("qemu.log")} | _asked(vm)
+    found = {name: content for name, content in found.items() if content.strip()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in found.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return found
+
+
+def _asked(vm: VM) -> dict[str, str]:
+    """What the guest says to the commands, as far as it does within SECONDS."""
     end = time.monotonic() + SECONDS
-    found = {
-        "commands.txt": _commands(vm.records),
-        "processes.txt": _processes(vm),
-        "serial.log": vm.serial_log,
-        "qemu.log": vm.guest.qemu.read_log("qemu.log"),
-    }
+    found: dict[str, str] = {}
     for name, command in ASKED.items():
         try:
             call = vm.agent.start("run", command=command)
@@ -45,10 +53,6 @@ def collect(vm: VM, folder: Path) -> dict[str, str]:
         found[f"{name}.txt"] = text(call.output("stdout") + call.output("stderr"))
         if not whole:
             found[f"{name}.txt"] += f"[cut off: collecting takes {SECONDS:g} s at most]\n"
-    found = {name: content for name, content in found.items() if content.strip()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in found.items():
-        (folder / name).write_text(content, encoding="utf-8")
     return found
 
 

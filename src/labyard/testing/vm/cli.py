@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,12 +21,18 @@ from rich.console import Console
 
 from labyard.testing.vm.client import Agent
 from labyard.testing.vm.errors import VMError
+from labyard.testing.vm.folders import live, sweep
 from labyard.testing.vm.image.build import Recipe
 from labyard.testing.vm.image.build import build as build_image
 from labyard.testing.vm.image.manifest import DEFAULT_FOLDER
 from labyard.testing.vm.session import VMSession
 
-app = typer.Typer(no_args_is_help=True, help="VMs of tests: the image that they boot, and a look into one.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="VMs of tests: the image that they boot, those that run, and a look into one. No lab and no root needed.\n\n"
+    "A test that takes the argument `vm` gets a fresh VM: pip install labyard pytest, `labyard vm build` once in your "
+    "project's folder, then pytest.",
+)
 HELLO_SECONDS = 10.0
 LEAVE = "0x1d"  # Ctrl-]
 ImageOption = Annotated[Path, typer.Option("--image", help="The image's folder.")]
@@ -53,7 +60,7 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-@app.command()
+@app.command(epilog="For example: labyard vm build --package strace --package tcpdump")
 def build(
     image: ImageOption = DEFAULT_FOLDER,
     suite: Annotated[str, typer.Option(help="Debian's release.")] = Recipe.suite,
@@ -62,20 +69,61 @@ def build(
     mirror: Annotated[str, typer.Option(help="Debian's mirror; empty: mmdebstrap's choice.")] = Recipe.mirror,
     force: Annotated[bool, typer.Option("--force", help="Build again, though nothing has changed.")] = False,
 ) -> None:
-    """Build the image, if it is not there already. Needs the network, and neither root nor mounts."""
+    """Build the image that VMs boot: a Debian kernel and a small Debian.
+
+    Needs the network and a minute or two, once; when nothing has changed it does nothing. It mounts nothing, and needs
+    no root where user namespaces are allowed. `pytest --vm-image FOLDER` takes another image than build/vm.
+    """
     recipe = Recipe(suite, kernel.value, tuple(sorted(package or [])), mirror)
-    with _plain_errors():
-        done = build_image(image, recipe, lambda text: print(f"labyard: {text}", flush=True), force)
-    print(f"{image}: {'built' if done else 'unchanged'}")
+    began = time.monotonic()
+    with _plain_errors(), Console(stderr=True).status("building the image") as status:
+
+        def say(step: str) -> None:
+            print(f"labyard: [{time.monotonic() - began:3.0f} s] {step}", flush=True)
+            status.update(step)
+
+        done = build_image(image, recipe, say, force)
+    print(f"{image}: {f'built in {time.monotonic() - began:.0f} s' if done else 'unchanged'}")
+
+
+@app.command(name="list")
+def list_vms() -> None:
+    """Show the VMs of yours that run: those of tests under way, and those that --vm-keep has left."""
+    found = list(live())
+    if not found:
+        print("no VM runs; `pytest --vm-keep=failed` leaves that of a failed test running")
+    for folder, facts in found:
+        minutes = (time.time() - facts["started"]) / 60
+        print(f"{folder}  process {facts['pid']}, {facts['memory']} MiB, for {minutes:.0f} min")
 
 
 @app.command()
+def stop(folder: Annotated[Path, typer.Argument(help="As `labyard vm list` shows it.")]) -> None:
+    """End a VM that --vm-keep has left, before its hour is over."""
+    with _plain_errors():
+        pids = [facts["pid"] for path, facts in live() if path == folder.absolute()]
+        if not pids:
+            raise VMError(f"no VM in {folder}; `labyard vm list` shows those that run")
+        os.kill(pids[0], signal.SIGTERM)
+        end = time.monotonic() + HELLO_SECONDS
+        while any(path == folder.absolute() for path, _ in live()):
+            if time.monotonic() > end:
+                raise VMError(f"process {pids[0]} does not end on SIGTERM")
+            time.sleep(0.05)
+        sweep()
+
+
+@app.command(epilog="For example: pytest -k that_fails --vm-keep=failed, then labyard vm shell FOLDER as it says")
 def shell(
     folder: Annotated[Path | None, typer.Argument(help="Of a VM left by --vm-keep; a new VM without it.")] = None,
     image: ImageOption = DEFAULT_FOLDER,
     accel: Annotated[Accel, typer.Option(help="As pytest's --vm-accel.")] = Accel.auto,
 ) -> None:
-    """A shell in a VM. Ctrl-] leaves it; a new VM ends with it, one that was kept goes on."""
+    """Open a shell in a VM: as root, on a kernel that you may ruin.
+
+    Ctrl-] leaves it. A new VM ends with its shell; one that was kept goes on until its hour is over, or
+    `labyard vm stop`.
+    """
     with _plain_errors():
         if folder:
             raise typer.Exit(_attach(folder))

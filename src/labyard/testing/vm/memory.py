@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -27,11 +28,12 @@ def available() -> int:
 
 
 def room(memory: int) -> tuple[bool, bool]:
-    """Whether a guest of so many MiB fits beside those that run, and whether it would without them."""
-    guests = [(facts["memory"] * MIB, rss(facts["pid"])) for _, facts in live()]
-    held = sum(resident for _, resident in guests)
-    limit = SHARE * (available() + held)
-    return sum(size for size, _ in guests) + memory * MIB <= limit, memory * MIB <= limit
+    """Whether a guest of so many MiB fits beside those that run, and whether it would without those of others."""
+    guests = [facts for _, facts in live()]
+    limit = SHARE * (available() + sum(rss(facts["pid"]) for facts in guests))
+    ours = sum(facts["memory"] for facts in guests if facts.get("owner") == os.getpid())
+    needed = (memory + sum(facts["memory"] for facts in guests)) * MIB
+    return needed <= limit, (memory + ours) * MIB <= limit
 
 
 def when_it_fits(memory: int, start: Callable[[], Started]) -> Started:
@@ -45,7 +47,7 @@ def when_it_fits(memory: int, start: Callable[[], Started]) -> Started:
                 return start()
         if not ever or time.monotonic() > end:
             raise VMUnavailable(
-                f"no memory for a VM of {memory} MiB: {available() // MIB} MiB are available, of which VMs may take "
-                f"{SHARE:.0%}"
+                f"no memory for a VM of {memory} MiB: {available() // MIB} MiB are available, and all VMs together may "
+                f"take {SHARE:.0%}"
             )
         time.sleep(STEP)

@@ -97,8 +97,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and vms and not item.stash.get(FAILED, False):
         item.stash[FAILED] = True
         folder = artefacts.folder_of(item.config.rootpath, item.nodeid)
-        for number, vm in enumerate(vms, start=1):
-            with contextlib.suppress(VMError):  # the test has closed it
+        # The test's time may be over meanwhile. That ends the collecting; unseen, it would end the whole run.
+        with contextlib.suppress(pytest.fail.Exception):
+            for number, vm in enumerate(vms, start=1):
                 name = f"vm{number} " if len(vms) > 1 else ""
                 for title, content in artefacts.collect(vm, folder / name.strip()).items():
                     report.sections.append((f"{name}{title}", artefacts.section(content)))
@@ -149,18 +150,20 @@ def vm_factory(
     vm_preload: Mapping[str, bytes | str],
     vm_warmup: Sequence[str],
 ) -> Iterator[Callable[..., VM]]:
-    """Makes VMs: `vm_factory(memory=2048, cpus=2, kernel_args="", nics=["lan"])`.
+    """Makes VMs: `vm_factory(memory=2048, cpus=2, kernel_args="", nics=["lan"], warmup=["service start"])`.
 
     `memory` in MiB. `nics`: names of networks, a card each; VMs of this test with the same name are joined, and with
-    nothing else. A VM with cards boots instead of coming from a snapshot.
+    nothing else. A VM with cards boots instead of coming from a snapshot. `warmup`: commands in place of those of
+    `vm_warmup`; such VMs have a snapshot of their own.
     """
     vms: list[VM] = []
     request.node.stash[VMS] = vms
     wires = Wires()
 
-    def make(*, nics: Sequence[str] = (), **options: Any) -> VM:
+    def make(*, nics: Sequence[str] = (), warmup: Sequence[str] | None = None, **options: Any) -> VM:
+        commands = vm_warmup if warmup is None else warmup
         try:
-            vm = vm_session().fresh(vm_preload, vm_warmup, nics=[wires.nic(name) for name in nics], **options)
+            vm = vm_session().fresh(vm_preload, commands, nics=[wires.nic(name) for name in nics], **options)
         except VMError as error:
             failure = error
         else:

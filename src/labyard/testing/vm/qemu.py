@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ KERNEL_LINE = (
     "raid=noautodetect lpj=10000000"
 )
 SNAPSHOT = "base"
+DISK = "snapshot"  # QEMU's name for the drive that holds it
 STOP_SECONDS = 5.0
 SERIAL_LINES = 30
 LEASE = 3600  # s that a VM which is kept after its test may run
@@ -69,7 +71,7 @@ class Hardware:
             "-drive", f"file={escape(image.root)},format=raw,if=none,id=root,readonly=on",
             "-device", "virtio-blk-pci,drive=root",
             # No device: it holds the snapshot, and the guest has no disk that it could write to.
-            "-drive", f"file={escape(snapshot)},format=qcow2,if=none,id=snapshot",
+            "-drive", f"file={escape(snapshot)},format=qcow2,if=none,id={DISK}",
             "-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=agent,name={PORT}",
         ]  # fmt: skip
         for number, nic in enumerate(self.nics):
@@ -120,7 +122,8 @@ class Qemu:
                     start_new_session=True,
                 )
             try:
-                folder.note(pid=self.process.pid, memory=hardware.memory, name=self.name)
+                facts = {"pid": self.process.pid, "memory": hardware.memory, "name": self.name}
+                folder.note(**facts, owner=os.getpid(), started=time.time())
                 connection = socket.socket(socket.AF_UNIX)
                 connection.connect(str(path / "agent.sock"))
             except BaseException:
@@ -155,13 +158,14 @@ class Qemu:
         return ""
 
     def save(self) -> None:
-        """Keep the state as SNAPSHOT in the snapshot file. VMError: QEMU's reason."""
+        """Put the state as SNAPSHOT into the snapshot file and let go of that file; the guest goes on from there.
+        VMError: QEMU's reason."""
         # Imported here: each run of pytest imports this file, and few of them make a snapshot.
         from labyard.testing.vm.monitor import monitor
 
-        said = monitor(self.folder.path / "qmp.sock", f"savevm {SNAPSHOT}")
-        if said.strip():
-            raise VMError(f"QEMU could not save the VM's state: {said.strip()}")
+        said = monitor(self.folder.path / "qmp.sock", f"savevm {SNAPSHOT}", f"drive_del {DISK}")
+        if said:
+            raise VMError(f"QEMU could not save the VM's state: {said}")
 
     def stop(self) -> None:
         """End it, if need be the hard way, and hang up."""

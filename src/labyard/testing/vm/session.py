@@ -76,14 +76,20 @@ class VMSession:
         def start() -> Started:
             if nics:
                 return self._boot(hardware, content)
-            origin, copy = self._copy(hardware, content)
-            started = self._restore(hardware, copy, self._bases[self._key(hardware, content)])
-            disks[id(started.qemu)] = origin, copy
+            base, first = self._base(hardware, content)
+            if first:
+                return first
+            copy = self._copy(base.disk)
+            try:
+                started = self._restore(hardware, copy, base)
+            except BaseException:  # Ctrl-C as well
+                self._copies[base.disk].append(copy)
+                raise
+            disks[id(started.qemu)] = base.disk, copy
             return started
 
         def end(started: Started) -> None:
-            started.qemu.stop()
-            started.qemu.folder.remove()
+            snapshot.end(started)
             if pair := disks.pop(id(started.qemu), None):
                 self._copies[pair[0]].append(pair[1])
 
@@ -103,41 +109,37 @@ class VMSession:
             found = self._digests[id(data)] = data, hashlib.sha256(data).hexdigest()
         return found[1]
 
-    @property
-    def bases(self) -> list[Base]:
-        """The snapshots of this session."""
-        return list(self._bases.values())
-
     def close(self) -> None:
         """Remove the copies."""
         if self._folder:
             self._folder.remove()
             self._folder = None
 
-    def _key(self, hardware: Hardware, content: Content) -> str:
-        return snapshot.base_key(self.image, hardware, content, self._qemu)
-
-    def _copy(self, hardware: Hardware, content: Content) -> tuple[Path, Path]:
-        """The snapshot, and a copy that is free for a VM: QEMU opens it for writing."""
-        key = self._key(hardware, content)
+    def _base(self, hardware: Hardware, content: Content) -> tuple[Base, Started | None]:
+        """The snapshot, and the guest that it was made from if it was made for this very call."""
+        key = snapshot.base_key(self.image, hardware, content, self._qemu)
         if key in self._failures:
             raise self._failures[key]
-        if key not in self._bases:
-            try:
-                self._bases[key] = snapshot.base(self.image, hardware, content, self._qemu)
-            except VMUnavailable as error:
-                self._failures[key] = error
-                raise
-        origin = self._bases[key].disk
+        if key in self._bases and self._bases[key].disk.exists():  # others' runs make snapshots and remove old ones
+            return self._bases[key], None
+        try:
+            self._bases[key], first = snapshot.base(self.image, hardware, content, self._qemu, self.keep)
+        except VMUnavailable as error:
+            self._failures[key] = error
+            raise
+        return self._bases[key], first
+
+    def _copy(self, origin: Path) -> Path:
+        """A copy of a snapshot that is free for a VM: QEMU opens it for writing."""
         free = self._copies.setdefault(origin, [])
         if free:
-            return origin, free.pop()
+            return free.pop()
         if self._folder is None:
             self._folder = RunFolder()
         self._made += 1
         copy = self._folder.path / f"{self._made}.qcow2"
         shutil.copyfile(origin, copy)
-        return origin, copy
+        return copy
 
     def _restore(self, hardware: Hardware, disk: Path, base: Base) -> Started:
         folder = RunFolder()

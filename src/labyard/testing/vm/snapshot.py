@@ -20,6 +20,7 @@ from labyard.testing.vm.qemu import Hardware, Qemu
 from labyard.testing.vm.vm import VM, Known, Started, time_scale
 
 BOOT_SECONDS = 30.0  # times the time scale
+FORMAT = 2  # of a snapshot and the notes beside it: other versions of Labyard may share the cache
 KEPT = 6  # snapshots in the cache; the oldest go
 DISK_SIZE = "64M"
 WARMUP_SECONDS = 120.0
@@ -37,12 +38,10 @@ class Content:
 
 @dataclass(frozen=True)
 class Base:
-    """A snapshot, to be copied. `built`: just now; `boot_seconds`: what the guest took until it answered."""
+    """A snapshot, to be copied, and what its guest has."""
 
     disk: Path
     known: dict[str, Known]
-    boot_seconds: float
-    built: bool
 
 
 def new_disk(path: Path) -> Path:
@@ -58,6 +57,7 @@ def new_disk(path: Path) -> Path:
 def base_key(image: Image, hardware: Hardware, content: Content, qemu: str) -> str:
     """Another for whatever would make another snapshot."""
     parts = [
+        FORMAT,
         image.key,
         qemu,
         hardware.accel,
@@ -68,19 +68,26 @@ def base_key(image: Image, hardware: Hardware, content: Content, qemu: str) -> s
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def base(image: Image, hardware: Hardware, content: Content, qemu: str) -> Base:
-    """The snapshot from the cache, made first if need be. Other processes that want the same one wait for it."""
+def base(image: Image, hardware: Hardware, content: Content, qemu: str, keep: bool) -> tuple[Base, Started | None]:
+    """The snapshot from the cache, made first if need be. Other processes that want the same one wait for it.
+
+    With it the guest that it was made from, if it was made now: that one is as fresh as any that is restored.
+    """
     key = base_key(image, hardware, content, qemu)
+    started = None
     with locked("snapshots") as cache:
         disk, notes = cache / f"{key}.qcow2", cache / f"{key}.json"
-        built = not (disk.exists() and notes.exists())
-        if built:
-            _make(disk, notes, image, hardware, content)
-        disk.touch()
-        _prune(cache, disk)
-        found = json.loads(notes.read_text(encoding="utf-8"))
-    known = {path: Known(*entry) for path, entry in found["known"].items()}
-    return Base(disk, known, found["boot_seconds"], built)
+        try:
+            if not (disk.exists() and notes.exists()):
+                started = _make(disk, notes, image, hardware, content, keep)
+            disk.touch()
+            _prune(cache, disk)
+            found = json.loads(notes.read_text(encoding="utf-8"))
+        except BaseException:
+            if started:
+                end(started)
+            raise
+    return Base(disk, {path: Known(*entry) for path, entry in found.items()}), started
 
 
 def boot(
@@ -106,28 +113,39 @@ def boot(
     return Started(qemu, known, kernel, started.seconds)
 
 
-def _make(disk: Path, notes: Path, image: Image, hardware: Hardware, content: Content) -> None:
+def end(started: Started) -> None:
+    """End a guest, and remove its folder."""
+    started.qemu.stop()
+    started.qemu.folder.remove()
+
+
+def _make(disk: Path, notes: Path, image: Image, hardware: Hardware, content: Content, keep: bool) -> Started:
+    """Boot a guest and save it; it runs on."""
     folder = RunFolder()
     try:
         made = new_disk(folder.path / "base.qcow2")
-        started = boot(folder, image, hardware, content, made)
+        started = boot(folder, image, hardware, content, made, keep)
         try:
             started.qemu.save()
-        finally:
+            part = disk.with_suffix(".part")
+            shutil.move(made, part)
+            part.replace(disk)
+            known = {path: [known.digest, known.identity] for path, known in started.known.items()}
+            notes.write_text(json.dumps(known), encoding="utf-8")
+            # Its clock stood still while it was saved, and its random numbers are those of the snapshot.
+            started.qemu.hello(BOOT_SECONDS * time_scale(hardware.accel))
+        except BaseException:
             started.qemu.stop()
-        found = {
-            "known": {path: [known.digest, known.identity] for path, known in started.known.items()},
-            "boot_seconds": started.seconds,
-        }
-        part = disk.with_suffix(".part")
-        shutil.move(made, part)
-        part.replace(disk)
-        notes.write_text(json.dumps(found), encoding="utf-8")
-    finally:
+            raise
+    except BaseException:  # Ctrl-C as well
         folder.remove()
+        raise
+    return started
 
 
 def _prune(cache: Path, used: Path) -> None:
+    for part in cache.glob("*.part"):  # of a run that was killed: who holds the lock makes none at the moment
+        part.unlink()
     disks = sorted(cache.glob("*.qcow2"), key=lambda path: path.stat().st_mtime, reverse=True)
     for disk in disks[KEPT:]:
         if disk != used:

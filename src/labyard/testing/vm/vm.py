@@ -79,12 +79,12 @@ class VM(Machine):
     def restore(self) -> None:
         """Back to the fresh state. What was spawned is gone with it."""
         self.close()
+        self.processes.clear()
         self._guest = self._start()
 
     def close(self) -> None:
         """End it. Once is enough, and more do no harm."""
         guest, self._guest = self._guest, None
-        self.processes.clear()
         if guest:
             self._end(guest)
 

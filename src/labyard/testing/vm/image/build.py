@@ -23,8 +23,11 @@ from labyard.testing.vm.image.manifest import MANIFEST, digest, guest_files, is_
 HERE = Path(__file__).parent
 PACKAGES = (
     *("bash", "busybox-static", "ca-certificates", "coreutils", "crun", "curl", "iproute2", "iputils-ping", "kmod"),
-    "libiscsi-bin",  # a client for the kernel's iSCSI target, which few hosts have
     *("lz4", "mount", "nftables", "procps", "python3", "runc", "util-linux", "xz-utils", "zstd"),
+    # The kernel's iSCSI target, which few hosts have: clients, and what the role iscsi_target installs.
+    *("libiscsi-bin", "qemu-block-extra", "qemu-system-common", "qemu-utils", "targetcli-fb"),
+    # For Ansible, and for units. Nothing starts systemd but a test that wants it.
+    *("python3-apt", "systemd"),
 )
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 # What the initramfs loads; ext4 is in Debian's kernels, or a module all the same.
@@ -112,13 +115,12 @@ def _make(work: Path, recipe: Recipe, say: Callable[[str], None]) -> tuple[dict[
     for tool, package in TOOLS.items():
         if not shutil.which(tool):
             raise VMError(f"{tool} is not installed: apt-get install {package}")
-    say(f"Debian {recipe.suite}, with {KERNELS[recipe.kernel]}: packages from the mirror, about a minute")
+    say(f"Debian {recipe.suite}, with {KERNELS[recipe.kernel]}: packages from the mirror, one or two minutes")
     archive, tree = work / "root.tar", work / "tree"
     packages = ",".join((*PACKAGES, *recipe.packages))
     hook = f'install -Dm 755 "{HERE / "prepare.py"}" "$1/labyard/prepare.py"'
     _run(
         "mmdebstrap",
-        "--quiet",
         "--variant=apt",
         f"--include={packages}",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in UNUSED),
@@ -127,6 +129,7 @@ def _make(work: Path, recipe: Recipe, say: Callable[[str], None]) -> tuple[dict[
         recipe.suite,
         str(archive),
         *([recipe.mirror] if recipe.mirror else []),
+        say=say,
     )
     say("file system")
     tree.mkdir()
@@ -207,8 +210,20 @@ def _as_owner(*command: str) -> None:
     _run(*(() if os.geteuid() == 0 else ("unshare", "--map-root-user", "--")), *command)
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, errors="replace")
-    if done.returncode != 0:
-        raise VMError(f"{command[0]} failed with {done.returncode}:\n{(done.stderr or done.stdout).strip()[-3000:]}")
-    return done.stdout
+def _run(*command: str, say: Callable[[str], None] | None = None) -> str:
+    """Run a program; what it writes. With `say`, hand on the steps that mmdebstrap names. VMError: it failed."""
+    lines = []
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        with process:
+            for line in process.stderr or ():
+                lines.append(line)
+                if say and line.startswith("I: ") and line.endswith("...\n"):
+                    say(line.removeprefix("I: ").rstrip(".\n"))
+        output.seek(0)
+        written = output.read().decode(errors="replace")
+    if process.returncode != 0:
+        raise VMError(f"{command[0]} failed with {process.returncode}:\n{(''.join(lines) or written).strip()[-3000:]}")
+    return written

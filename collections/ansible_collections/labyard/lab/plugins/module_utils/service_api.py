@@ -12,7 +12,12 @@ from urllib.parse import urlencode
 from ansible.module_utils.urls import open_url
 
 if TYPE_CHECKING:
+    from typing import IO
+
     from ansible.module_utils.basic import AnsibleModule
+
+    # An open file is sent piece by piece; its length is to be among the headers.
+    Body = dict[str, Any] | bytes | IO[bytes] | None
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "url": {"type": "str", "required": True},
@@ -49,24 +54,24 @@ class ServiceApi:
     def headers(self) -> dict[str, str]:
         return {}
 
-    def call(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **query: Any) -> Any:
+    def call(self, method: str, path: str, body: Body = None, **query: Any) -> Any:
         """The JSON of a good answer, None when it is empty. A refusal ends the module with the service's own words."""
         try:
             return self.ask(method, path, body, **query)
         except Refused as error:
             self.fail(str(error))
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **query: Any) -> Any:
+    def ask(self, method: str, path: str, body: Body = None, **query: Any) -> Any:
         """As `call`, but raises Refused."""
         try:
             return self.exchange(method, path, body, **query)
         except NoAnswer as error:
             self.fail(str(error))
 
-    def exchange(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **query: Any) -> Any:
+    def exchange(self, method: str, path: str, body: Body = None, **query: Any) -> Any:
         """As `call`, but raises Refused and NoAnswer."""
         headers = {"Accept": "application/json"} | self.headers()
-        data = body
+        data: Any = body
         if isinstance(body, dict):
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         elif body is not None:

@@ -9,8 +9,9 @@ DOCUMENTATION = r"""
 module: lab_check
 short_description: Refuse a wrong inventory before anything is touched
 description:
-  - Checks groups, names, MAC addresses, IP addresses, iSCSI names, charger groups and networks of a lab, and that its
-    networks and the space it needs are free on this machine. Reports every mistake at once, each naming the field.
+  - Checks groups, names, MAC addresses, IP addresses, iSCSI names, charger groups, functions and networks of a lab,
+    and that its networks and the space it needs are free on this machine. Reports every mistake at once, each naming
+    the field.
 options:
   groups:
     description: Groups of the inventory that have hosts.
@@ -43,6 +44,10 @@ options:
     default: []
   evse_pairs:
     description: C(evse_pairs), where the gateway of each charger pair is.
+    type: dict
+    default: {}
+  faas:
+    description: The C(faas_*) variables of each host with functions, as far as the inventory sets them.
     type: dict
     default: {}
   dhcp:
@@ -98,7 +103,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.labyard.lab.plugins.module_utils import evse_groups
+from ansible_collections.labyard.lab.plugins.module_utils import evse_groups, faas_values
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -180,6 +185,8 @@ def check_inventory(given: dict[str, Any]) -> list[str]:
         ]
     if not segment.subnet_of(supernet):
         found.append(f"lab_segment.subnet: {segment} is not inside lab_supernet {supernet}")
+    others = [subnet for net in given["networks"] if (subnet := network(net["subnet"])) is not None]
+    found += faas_values.problems(given["faas"], [supernet, *others])
 
     hosts, machines, disks = given["hosts"], given["machines"], given["disks"]
     for host, address in hosts.items():
@@ -263,6 +270,7 @@ def main() -> None:
             "disks": {"type": "list", "elements": "dict", "default": []},
             "evse_groups": {"type": "list", "elements": "dict", "default": []},
             "evse_pairs": {"type": "dict", "default": {}},
+            "faas": {"type": "dict", "default": {}},
             "dhcp": {"type": "str", "default": "kea"},
             "supernet": {"type": "str", "required": True},
             "networks": {"type": "list", "elements": "dict", "default": []},

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .groups import Groups
+from labyard.testing.faas.groups import Groups
 
 CLONE_NEWNET = 0x40000000
 SETUP = """
@@ -54,10 +54,21 @@ class Reply:
 
 class Host:
     def __init__(self, folder: Path) -> None:
-        self._groups = Groups()
+        self.groups = Groups()
         (folder / "lib").mkdir()
         self.log_path = folder / "faasd.log"
-        command = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", SETUP, "sh", folder / "lib"]
+        command = [
+            "unshare",
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            SETUP,
+            "sh",
+            str(folder / "lib"),
+        ]
         self.anchor = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.anchor.stdout is not None
         assert self.anchor.stdout.readline() == b"ready\n"
@@ -71,7 +82,7 @@ class Host:
         os.close(self._network)
         self.anchor.kill()
         self.anchor.wait()
-        self._groups.close()
+        self.groups.close()
 
     # The daemon
 
@@ -85,7 +96,7 @@ class Host:
         self.environment = {**os.environ, **given}
         with self.log_path.open("ab") as log:
             self.daemon = subprocess.Popen(
-                self._inside("sh", "-c", f'{self._groups.enter()} exec "$@"', "sh", *program),
+                self._inside("sh", "-c", f'{self.groups.enter()} exec "$@"', "sh", *program),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -222,7 +233,7 @@ class Host:
             "containers": self.listing("/run/faasd/runc"),
             "sockets": [name for name in self.listing("/tmp") if name.startswith("faas-")],
             "scratch": self.listing("/var/lib/faasd/.scratch"),
-            "cgroups": self._groups.containers(),
+            "cgroups": self.groups.containers(),
             "processes": [str(pid) for pid in self.children()],
             "mounts": [line for line in self.path("/proc/self/mounts").read_text().splitlines() if "faas-" in line],
         }

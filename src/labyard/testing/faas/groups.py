@@ -16,8 +16,8 @@ class Groups:
     """A group in each hierarchy, below this process's own."""
 
     def __init__(self) -> None:
-        name = f"labyard-test-{os.getpid()}-{next(_numbers)}"
-        self.folders = [parent / name for parent in _parents()]
+        self.name = f"labyard-test-{os.getpid()}-{next(_numbers)}"
+        self.folders = [parent / self.name for parent in _parents()]
         for folder in self.folders:
             folder.mkdir()
             for file in ("cpuset.cpus", "cpuset.mems"):
