@@ -54,9 +54,18 @@ def record(
             "action": action,
             "result": result,
             "request_id": who.request_id,
-            "details": redact(dict(details or {})),
+            "details": _plain(redact(dict(details or {}))),
         }
     )
+
+
+def _plain(value: Any) -> Any:
+    """As PostgreSQL gives it back: JSONB knows neither -0.0 nor 1e+22, and the hash is over what is read."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def note(database: Database, event_type: str, action: str, **more: Any) -> None:
