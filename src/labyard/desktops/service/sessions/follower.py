@@ -6,11 +6,13 @@ import time
 from datetime import timedelta
 from typing import Protocol
 
+from sqlalchemy import select
+
 from labyard.core.clock import now
 from labyard.desktops import names
 from labyard.desktops.adapters.agent import AgentClient, AgentError, AgentRefused, RecordStatus
 from labyard.desktops.locks import Locks
-from labyard.desktops.models import DeskSession, SessionStatus
+from labyard.desktops.models import DeskSession, Node, NodeStatus, SessionStatus
 from labyard.desktops.service.sessions import stages
 from labyard.desktops.service.sessions.intake import Intake
 from labyard.desktops.service.sessions.parts import Parts
@@ -23,8 +25,11 @@ LOOK = 1.0  # seconds between two questions how the recorder is
 CRASHED = "crash_recovered"
 SERVER_LOST = "rdp_server_lost"
 NODE_LOST = "node_lost"
+NODE_STOPPED = "node_stopped"
 RECORDER_FAILED = "recorder_failed"
 RETENTION = "retention"
+# The code that `/errors` shows while it may still get well.
+CODES = {SERVER_LOST: "RDP_NOT_FOUND", NODE_LOST: "AGENT_UNREACHABLE", NODE_STOPPED: "NODE_STATE"}
 
 
 class Followed(Protocol):
@@ -66,7 +71,7 @@ class Follower:
                 return False
             reason = self._record(row)
             if reason:
-                self._recordings.finish(self._session_id, reason, give_up_node=reason == NODE_LOST)
+                self._recordings.finish(self._session_id, reason, give_up_node=reason in (NODE_LOST, NODE_STOPPED))
                 return False
         return True
 
@@ -98,6 +103,8 @@ class Follower:
         self._recordings.note(self._session_id, status)
         if status.state in ("stopped", "failed"):
             return RECORDER_FAILED
+        if self._node_status(row) == NodeStatus.INACTIVE:
+            return self._trouble(f"the node {row.node_id} was stopped", NODE_STOPPED)
         if status.error:
             return self._trouble(status.error, SERVER_LOST)
         self._well(row)
@@ -123,6 +130,10 @@ class Follower:
         except AgentRefused:
             return None
 
+    def _node_status(self, row: DeskSession) -> str | None:
+        with self._parts.database.read() as session:
+            return session.scalar(select(Node.status).where(Node.node_id == row.node_id))
+
     def _is_lost(self) -> bool:
         if self._troubled is None:
             self._troubled = time.monotonic()
@@ -136,8 +147,7 @@ class Follower:
         if first:
             with self._parts.database.transaction() as session:
                 locked(session, self._session_id).degraded = True
-                code = "AGENT_UNREACHABLE" if ending == NODE_LOST else "RDP_NOT_FOUND"
-                stages.failed(session, self._session_id, stages.RECORDING, code, reason[:500], 0)
+                stages.failed(session, self._session_id, stages.RECORDING, CODES[ending], reason[:500], 0)
         return None
 
     def _well(self, row: DeskSession) -> None:
