@@ -12,11 +12,11 @@ import psutil
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from labyard.desktops import roles
 from labyard.desktops.errors import Refusal
 from labyard.desktops.models import Agent, DeskSession, PortLease, RdpServer, RdpStatus
 from labyard.desktops.names import LOCAL_NODE
 from labyard.desktops.roles import Principal
+from labyard.desktops.service import rdp_rows
 from labyard.desktops.service.sessions.shared import WORKING
 from labyard.desktops.settings import Settings
 
@@ -57,7 +57,7 @@ def resolve(session: Session, row: DeskSession, who: Principal, settings: Settin
         if own is not None and own.status == RdpStatus.RUNNING:
             return _managed(session, AUTO, own, settings)
         raise _none("the session's own RDP server does not run")
-    if policy == ATTACH and (server := _of_owner(session, who.subject)):
+    if policy == ATTACH and (server := _of_owner(session, who)):
         return _managed(session, "owner", server, settings)
     return _external(row, settings, password)
 
@@ -67,7 +67,7 @@ def fits(session: Session, row: DeskSession, who: Principal, settings: Settings)
     exact = _exact(session, row, who, settings)
     if exact is not None:
         return exact.server_id if exact.status == RdpStatus.RUNNING else None
-    server = _of_owner(session, who.subject)
+    server = _of_owner(session, who)
     return server.server_id if server else None
 
 
@@ -79,13 +79,13 @@ def _exact(session: Session, row: DeskSession, who: Principal, settings: Setting
         .where(PortLease.port == row.rdp_config["port"], RdpServer.deleted_at.is_(None))
     )
     server = session.scalar(query)
-    if server is None or not (server.owner == who.subject or who.may(roles.RDP_SEE_ALL)):
+    if server is None or not rdp_rows.sees(who, server):
         return None
     return server if row.rdp_config["host"].lower() in _addresses(session, server.node_id, settings) else None
 
 
-def _of_owner(session: Session, owner: str) -> RdpServer | None:
-    """A running server of the owner: that with the fewest recordings, of those the oldest."""
+def _of_owner(session: Session, who: Principal) -> RdpServer | None:
+    """A running server of the caller: that with the fewest recordings, of those the oldest."""
     recordings = (
         select(func.count())
         .where(DeskSession.server_id == RdpServer.server_id, DeskSession.status.in_(WORKING))
@@ -94,7 +94,7 @@ def _of_owner(session: Session, owner: str) -> RdpServer | None:
     )
     query = (
         select(RdpServer)
-        .where(RdpServer.owner == owner, RdpServer.status == RdpStatus.RUNNING, RdpServer.deleted_at.is_(None))
+        .where(rdp_rows.own(who), RdpServer.status == RdpStatus.RUNNING, RdpServer.deleted_at.is_(None))
         .order_by(recordings, RdpServer.created_at, RdpServer.server_id)
         .limit(1)
     )
