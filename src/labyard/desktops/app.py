@@ -109,6 +109,7 @@ def build(settings: Settings, agents: Agents | None = None) -> FastAPI:
         version=version("labyard"),
         lifespan=lifespan,
         redirect_slashes=False,
+        strict_content_type=False,  # a body without a type is JSON
         swagger_ui_parameters={"validatorUrl": None, "persistAuthorization": True},
     )
     app.state.desktops = service

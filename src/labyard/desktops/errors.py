@@ -22,7 +22,7 @@ STATUS = {
     "STORAGE_FULL": 503, "SEAL_INCOMPLETE": 503, "RDP_START_FAILED": 503,
     "AGENT_BAD_RESPONSE": 502, "AGENT_UNREACHABLE": 503, "AGENT_TIMEOUT": 504, "INTERNAL": 500,
 }  # fmt: skip
-RETRY_AFTER = 5  # seconds, with every 503
+RETRY_AFTER = 5  # seconds, with every 429 and 503 that does not know better
 
 
 class Refusal(ServiceError):
@@ -37,7 +37,7 @@ class Refusal(ServiceError):
     ) -> None:
         status = STATUS[code]
         extra = dict(headers or {})
-        if status == 503:
+        if status in (429, 503):
             extra.setdefault("Retry-After", str(RETRY_AFTER))
         if status == 401:
             extra.setdefault("WWW-Authenticate", "Bearer")

@@ -23,6 +23,8 @@ from labyard.desktops.service import Desktops
 from labyard.desktops.service.tokens import Tokens
 
 from .conftest import Caller
+from .test_desktops_nodes import node_like
+from .test_desktops_poot import poot_like
 
 PASSWORD = "correct horse battery"
 ROLES = [Role.NODE_VIEWER]
@@ -260,6 +262,31 @@ class TestConventions:
         answer = steady.post("/users", content=text_, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400 and code(answer) == "VALIDATION_FAILED", answer.text
 
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [
+            ("POST", "/poot/batch/validate", {"poot_ids": ["a\0"]}),
+            ("POST", "/poot/batch/payout", {"poot_ids": ["a\0"], "wallet_address": "W"}),
+            ("PUT", "/nodes/{node}/pool", {"pool_id": "a\0"}),
+            ("POST", "/nodes", node_like(initial_pool_id="a\0")),
+            ("POST", "/poot/submit", poot_like(session_id="a\0")),
+        ],
+    )
+    def test_an_id_that_no_database_takes(self, operator: Caller, method: str, path: str, body: dict[str, Any]) -> None:
+        node = operator.post("/nodes", json=node_like()).json()["node_id"]
+        answer = operator.request(method, path.format(node=node), json=body)
+        assert answer.status_code == 400 and code(answer) == "VALIDATION_FAILED", answer.text
+
+    def test_a_body_needs_no_content_type_but_no_other(self, admin: Caller) -> None:
+        body = json.dumps({"username": "a", "password": PASSWORD, "roles": []})
+        assert admin.post("/users", content=body).status_code == 201
+        answer = admin.post("/users", content=body, headers={"Content-Type": "text/plain"})
+        assert answer.status_code == 400 and "Content-Type" in answer.json()["error"]["message"]
+
+    @pytest.mark.parametrize("path", ["/sessions", "/rdp/servers", "/nodes"])
+    def test_a_state_that_there_is_not(self, steady: Caller, path: str) -> None:
+        assert steady.get(f"{path}?status=bogus").status_code == 400
+
     def test_a_secret_is_not_repeated(self, admin: Caller) -> None:
         answer = admin.post("/users", json={"username": "a", "password": "hush", "roles": []})
         assert answer.status_code == 400 and "hush" not in answer.text
@@ -373,6 +400,12 @@ class TestAudit:
             connection.execute(text("GRANT UPDATE ON audit_log TO CURRENT_USER"))
             connection.execute(text("UPDATE audit_log SET action = 'nothing' WHERE sequence = 7"))
         assert audit.verify(service.database)["first_bad"] == 7
+
+    def test_the_chain_holds_over_any_number(self, service: Desktops) -> None:
+        """PostgreSQL's JSON has no -0.0, and writes 1e+22 out."""
+        numbers = [-0.0, 5.0, 0.1, 1e22, 1e-7, -2.5e300, 2**70]
+        audit.note(service.database, "test", "numbers", details={"plain": -0.0, "deep": {"list": numbers}})
+        assert audit.verify(service.database)["valid"]
 
     def test_is_committed_with_its_change_or_not_at_all(self, service: Desktops) -> None:
         before = audit.verify(service.database)["entries"]

@@ -299,7 +299,9 @@ class TestRoom:
         service.settings.rdp_last_port = 33891
         service.settings.rdp_user_quota = 2
         create(operator), create(operator)
-        refused(operator.post("/rdp/servers", json=SAMPLE), 429, "QUOTA_EXCEEDED")
+        many = operator.post("/rdp/servers", json=SAMPLE)
+        refused(many, 429, "QUOTA_EXCEEDED")
+        assert many.headers["retry-after"]
         refused(operator.post("/rdp/servers", json=SAMPLE | {"user_id": "other"}), 503, "PORTS_EXHAUSTED")
 
     def test_a_node_that_is_drained(self, operator: Caller, agent: FakeAgent) -> None:

@@ -17,14 +17,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from labyard.desktops.evidence.verify import main as verify
-from labyard.desktops.models import DataKey, RdpStatus
+from labyard.desktops.models import DataKey, Node, NodeStatus, RdpStatus
 from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
 
 from .conftest import Caller
 from .display import Display, display, needs_display
 from .media import colours, is_colour
-from .node import Desk, OneNode, RecordingAgent, add_desk, add_node, recording_agent
+from .node import NODE, Desk, OneNode, RecordingAgent, add_desk, add_node, recording_agent
 
 pytestmark = needs_display
 
@@ -214,8 +214,8 @@ class TestCreate:
         answer = operator.put(f"/sessions/{session_id}/metadata", json={"priority": "high", "ticket": "LAB-7"})
         wanted = SAMPLE["metadata"] | {"priority": "high", "ticket": "LAB-7"}
         assert answer.json() == operator.get(f"/sessions/{session_id}/metadata").json() == wanted
-        bad = operator.put(f"/sessions/{session_id}/metadata", json={"priority": "urgent"})
-        assert bad.status_code == 400
+        for change in ({"priority": "urgent"}, {"priority": None}, {"tags": None}):
+            assert operator.put(f"/sessions/{session_id}/metadata", json=change).status_code == 400
         assert operator.get(f"/sessions/{session_id}/metadata").json() == wanted
 
     def test_lists_are_filtered(self, operator: Caller) -> None:
@@ -224,6 +224,9 @@ class TestCreate:
         found = operator.get("/sessions", params={"project": "one", "status": "created"}).json()
         assert [each["session_id"] for each in found["sessions"]] == [one]
         assert (found["total"], found["has_next"]) == (1, False)
+        created(operator, metadata={"owner": "alice"})
+        for owner, total in (("operator", 3), ("test-user-123", 2), ("alice", 1), ("nobody", 0)):
+            assert operator.get("/sessions", params={"owner": owner}).json()["total"] == total
 
     def test_before_the_start(self, operator: Caller) -> None:
         session_id = created(operator)
@@ -393,6 +396,14 @@ class TestBinding:
             answer = alice.post(f"/sessions/{created(alice, rdp_config=config)}/start")
             assert answer.status_code == 400
 
+    def test_a_server_made_for_the_caller_is_its_own(self, desk: Desk, caller: Callable[..., Caller]) -> None:
+        desk.change(user_id="alice")
+        alice = caller("alice", Role.SESSION_OPERATOR)
+        for config, kind in (({}, "owner"), ({"host": "127.0.0.1", "port": desk.port}, "exact")):
+            session_id = created(alice, rdp_config=config)
+            assert alice.post(f"/sessions/{session_id}/start").json()["binding"]["kind"] == kind
+            stopped(alice, session_id)
+
     def test_none_never_takes_a_server(self, operator: Caller, desk: Desk) -> None:
         session_id = created(operator, rdp_config={"provisioning": "none"})
         assert operator.post(f"/sessions/{session_id}/start").status_code == 400
@@ -550,15 +561,31 @@ class TestFaults:
         until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped")
         assert operator.get(f"/sessions/{session_id}/anchoring").json()["status"] == "anchored"
 
-    def test_a_server_that_does_not_come_back(
-        self, make_http: Callable[..., TestClient], agent: RecordingAgent, screen: Display, tmp_path: Path
-    ) -> None:
+    @pytest.fixture
+    def impatient(self, make_http: Callable[..., TestClient], agent: RecordingAgent, screen: Display) -> Caller:
+        """Of a service that waits a second for what is gone."""
         http = make_http(rdp_grace=1)
         service: Desktops = http.app.state.desktops  # type: ignore[attr-defined]
         add_node(service.database)
         add_desk(service.database, agent, screen, "operator")
-        roles = [Role.SESSION_MANAGER]
-        operator = Caller(http, service.auth.issue("operator", roles, timedelta(hours=1)))
+        roles = [Role.SESSION_MANAGER, Role.NODE_OPERATOR]
+        return Caller(http, service.auth.issue("operator", roles, timedelta(hours=1)))
+
+    def test_a_node_that_is_stopped(self, impatient: Caller) -> None:
+        service: Desktops = impatient.http.app.state.desktops  # type: ignore[attr-defined]
+        session_id = started(impatient)
+        chunks(impatient, session_id)
+        with service.database.transaction() as session:
+            session.get_one(Node, NODE).status = NodeStatus.INACTIVE
+        until(lambda: impatient.get(f"/sessions/{session_id}").json()["status"] == "stopped")
+        after = impatient.get(f"/sessions/{session_id}").json()
+        assert (after["stop_reason"], after["degraded"]) == ("node_stopped", True)
+        (error,) = impatient.get(f"/sessions/{session_id}/errors").json()["errors"]
+        assert (error["code"], error["recovered"]) == ("NODE_STATE", False)
+        assert impatient.get(f"/sessions/{session_id}/anchoring").json()["status"] == "anchored"
+
+    def test_a_server_that_does_not_come_back(self, impatient: Caller, screen: Display, tmp_path: Path) -> None:
+        operator = impatient
         session_id = started(operator)
         chunks(operator, session_id)
         screen.kill()

@@ -127,6 +127,9 @@ def _validation(error: RequestValidationError) -> Response:
         if item.get("input") is MALFORMED:
             problems = [("body", "is not valid JSON")]
             break
+        if isinstance(item.get("input"), bytes):
+            problems = [("body", "must be JSON, and the Content-Type application/json")]
+            break
         field = ".".join(loc[1:]) or loc[0]
         problem = str(item["msg"]).removeprefix("Value error, ")
         if any(is_secret(part) for part in loc):

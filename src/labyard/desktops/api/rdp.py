@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from labyard.desktops.api.deps import Anyone, RdpReader, RdpUser, Service
 from labyard.desktops.api.routes import guarded
 from labyard.desktops.fields import Duration, Line
+from labyard.desktops.models import RdpStatus
 from labyard.desktops.paging import Paging
 from labyard.desktops.schemas.nodes import AlertsOut
 from labyard.desktops.schemas.rdp import (
@@ -54,7 +55,12 @@ def create(who: RdpUser, service: Service, body: RdpIn) -> dict[str, Any]:
 
 @router.get("", response_model=ServersOut)
 def list_servers(
-    who: RdpReader, service: Service, page: Paging, status: Word = None, user_id: Word = None, node_id: Word = None
+    who: RdpReader,
+    service: Service,
+    page: Paging,
+    status: RdpStatus | None = None,
+    user_id: Word = None,
+    node_id: Word = None,
 ) -> dict[str, Any]:
     found, total = service.rdp.page(page, who, status, user_id, node_id)
     return page.envelope("servers", [server.shown() for server in found], total)

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from labyard.desktops.api.deps import Anyone, Service, SessionManager, SessionOperator, SessionReader
 from labyard.desktops.api.routes import guarded
 from labyard.desktops.fields import Line
+from labyard.desktops.models import SessionStatus
 from labyard.desktops.paging import Paging
 from labyard.desktops.schemas.sessions import (
     AnchoringOut,
@@ -54,7 +55,7 @@ def list_sessions(
     who: SessionReader,
     service: Service,
     page: Paging,
-    status: Word = None,
+    status: SessionStatus | None = None,
     project: Word = None,
     environment: Word = None,
     owner: Word = None,

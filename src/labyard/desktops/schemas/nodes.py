@@ -92,7 +92,7 @@ class NodeIn(Body):
     hardware_info: Hardware
     location: Location | None = None
     configuration: NodeConfiguration = NodeConfiguration()
-    initial_pool_id: str = Field(min_length=1, max_length=64)
+    initial_pool_id: Line = Field(min_length=1, max_length=64)
 
     @field_validator("node_id")
     @classmethod
@@ -107,7 +107,7 @@ class HeartbeatIn(Body):
 
 
 class PoolChoice(Body):
-    pool_id: str = Field(min_length=1, max_length=64)
+    pool_id: Line = Field(min_length=1, max_length=64)
 
 
 class PoolChange(Body):

@@ -50,7 +50,7 @@ def _time(value: str) -> str:
 
 
 Wallet = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_not_blank), AfterValidator(_ascii)]
-PootId = Annotated[str, Field(min_length=1, max_length=64)]
+PootId = Annotated[Line, Field(min_length=1, max_length=64)]
 
 
 class PootIn(Body):
@@ -59,7 +59,7 @@ class PootIn(Body):
     # As text: an agent signs it as it is sent.
     timestamp: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_time)]
     nonce: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_not_blank), AfterValidator(_printable)]
-    session_id: str | None = Field(default=None, min_length=1, max_length=64)
+    session_id: Line | None = Field(default=None, min_length=1, max_length=64)
     signature: str | None = Field(default=None, min_length=1, max_length=128)
 
     @property

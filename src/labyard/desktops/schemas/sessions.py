@@ -66,9 +66,9 @@ class MetadataChange(Body):
 
     project: Annotated[Line, Field(max_length=255)] | None = None
     environment: Annotated[Line, Field(max_length=255)] | None = None
-    tags: list[Annotated[Line, Field(min_length=1, max_length=50)]] | None = Field(default=None, max_length=10)
+    tags: list[Annotated[Line, Field(min_length=1, max_length=50)]] = Field(default_factory=list, max_length=10)
     owner: Annotated[Line, Field(max_length=255)] | None = None
-    priority: Literal["low", "normal", "high", "critical"] | None = None
+    priority: Literal["low", "normal", "high", "critical"] = "normal"
 
     @model_validator(mode="after")
     def _extras_are_texts(self) -> MetadataChange:

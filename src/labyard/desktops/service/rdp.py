@@ -145,10 +145,10 @@ class RdpServers:
         """All of it: what runs, the account, the files, the port. 409 with a recording, unless an admin forces it."""
         with self._database.transaction() as session:
             server = rows.locked(session, server_id)
-            if server.status in (RdpStatus.STARTING, RdpStatus.STOPPING):
-                raise rows.wrong_state(server)
             if force and not who.may(roles.ADMIN):
                 raise Refusal("AUTH_FORBIDDEN", "force needs the role admin")
+            if server.status in (RdpStatus.STARTING, RdpStatus.STOPPING):
+                raise rows.wrong_state(server)
             rows.refuse_recorded(session, server_id, force)
             server.deleted_at = now()
         try:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from labyard.core.adapter import AdapterError
@@ -133,10 +133,11 @@ class Records:
             (DeskSession.status, status),
             (DeskSession.meta["project"].astext, project),
             (DeskSession.meta["environment"].astext, environment),
-            (DeskSession.owner, owner),
         ):
             if value is not None:
                 query = query.where(column == value)
+        if owner is not None:  # who made it, or whom its metadata name
+            query = query.where(or_(DeskSession.owner == owner, DeskSession.meta["owner"].astext == owner))
         with self._database.read() as session:
             rows, total = fetch(session, query.order_by(DeskSession.created_at.desc(), DeskSession.session_id), page)
             return _shown(session, rows), total
