@@ -61,7 +61,8 @@ class FakeAgent:
     def _put(self, spec: ServerSpec, active: str, display: int | None) -> ServerStatus:
         self.specs[spec.server_id] = spec
         status = ServerStatus(
-            spec.server_id, active, active, active, None, 7 if display else None, 0, display, "icewm", "ab" * 32,
+            spec.server_id, active, active, active, "2026-01-31T12:00:00+00:00", 7 if display else None, 0, display,
+            "icewm", "ab" * 32,
             {"cpu": "cgroup", "memory": "cgroup", "disk": "none", "network": "nftables", "reasons": {"disk": "no"}},
         )  # fmt: skip
         self.servers[spec.server_id] = status

@@ -156,3 +156,13 @@ def test_wrong_settings_end_it_with_a_word(running: ServiceProcess, changes: dic
         [sys.executable, "-m", "labyard.desktops"], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_key_that_others_can_read_ends_it_with_a_word(running: ServiceProcess, tmp_path: Path) -> None:
+    (tmp_path / "key-encryption.json").touch(0o444)
+    free = {"DESKTOPS_BIND_PORT": "0", "DESKTOPS_TLS_PORT": "0", "DESKTOPS_KEY_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "labyard.desktops"], env=os.environ | running.environment | free, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2 and "can be read by others" in done.stderr and "Traceback" not in done.stderr

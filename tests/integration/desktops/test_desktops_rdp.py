@@ -88,6 +88,7 @@ class TestLife:
         refused(operator.post(f"{path}/start"), 409, "RDP_STATE")
         units = operator.get(f"{path}/service-status").json()
         assert (units["xrdp_status"], units["xrdp_sesman_status"], units["main_pid"]) == ("active", "active", 7)
+        assert units["since"] == "2026-01-31T12:00:00.000000Z"
         assert operator.get(f"{path}/resources").json() == SAMPLE["resources"]
         shown = operator.get(path).json()
         assert (shown["desktop_effective"], shown["enforcement"]["cpu"]) == ("icewm", "cgroup")

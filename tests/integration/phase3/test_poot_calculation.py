@@ -167,6 +167,18 @@ class TestConcurrency:
         assert codes == [200] + [409] * 7
 
 
+class TestSessions:
+    def test_one_that_is_submitted_for_a_session_is_seen_in_it(
+        self, node_client: httpx.Client, submit: Submit, sample_session_data: dict[str, Any]
+    ) -> None:
+        session = f"/sessions/{node_client.post('/sessions', json=sample_session_data).json()['session_id']}"
+        poots = [submit(session_id=session.removeprefix("/sessions/")) for _ in range(2)]
+        found = node_client.get(session).json()
+        assert (found["poot_references"], found["poot_id"]) == (poots, poots[-1])
+        assert validate(node_client, poots[0])["is_valid"]
+        assert node_client.delete(session).status_code == 204
+
+
 class TestNodes:
     def test_a_registered_node_earns_reputation(
         self, node_client: httpx.Client, register: Callable[..., dict[str, Any]], submit: Submit

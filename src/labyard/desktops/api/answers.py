@@ -15,13 +15,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
 
-from labyard.core.clock import as_text, now
 from labyard.core.context import caller
 from labyard.core.errors import ServiceError
 from labyard.core.logging import is_secret
 from labyard.desktops.adapters.agent import AgentError
 from labyard.desktops.api.json_body import MALFORMED
 from labyard.desktops.errors import STATUS, Refusal
+from labyard.desktops.moments import now_text
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ def error_answer(
             "message": message,
             "details": [{"field": field, "problem": problem} for field, problem in problems],
             "request_id": caller().request_id,
-            "timestamp": as_text(now()),
+            "timestamp": now_text(),
         }
     }
     # ASCII: what a client sent may not be valid Unicode.

@@ -10,13 +10,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from labyard.core.clock import as_text, now
 from labyard.core.context import caller
 from labyard.core.health import Check, Facts, Health, Status, overall
 from labyard.core.metrics import Metrics
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.errors import Refusal
 from labyard.desktops.keyring import read_private
+from labyard.desktops.moments import now_text
 from labyard.desktops.names import LOCAL_NODE
 from labyard.desktops.roles import AUDIT
 from labyard.desktops.service import Desktops
@@ -73,7 +73,7 @@ def health_router(health: Health, metrics: Metrics, version: str) -> APIRouter:
 
     @router.get("/health", summary="Does the process answer")
     async def alive() -> dict[str, str]:
-        return {"status": Status.HEALTHY, "service": NAME, "version": version, "timestamp": as_text(now())}
+        return {"status": Status.HEALTHY, "service": NAME, "version": version, "timestamp": now_text()}
 
     @router.get("/ready", summary="Can it do its work now", responses={503: {"description": "Not now"}})
     async def ready(response: Response) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class ServiceStatusOut(Answer):
     xrdp_status: str
     xrdp_sesman_status: str
     xorg_status: str
-    since: str | None
+    since: Moment | None
     main_pid: int | None
     restarts: int
 
