@@ -18,11 +18,11 @@ from sqlalchemy import func, select, update
 
 from labyard.core.clock import as_text, now
 from labyard.desktops.adapters.settlement import SettlementError
-from labyard.desktops.models import AccountEntry, Agent, DeskSession, Heartbeat, Node, Payout, Poot, UsageSample
+from labyard.desktops.models import AccountEntry, Agent, Heartbeat, Node, Payout, Poot, UsageSample
 from labyard.desktops.roles import Principal, Role
 from labyard.desktops.service import Desktops
 from labyard.desktops.service.node_life import SLOT
-from labyard.desktops.service.poots import references, signed_payload
+from labyard.desktops.service.poots import signed_payload
 from labyard.desktops.service.withdrawals import Withdrawals
 
 from .conftest import Caller
@@ -140,20 +140,15 @@ class TestSubmission:
         strict = Caller(make_http(poot_require_registered_node=True), operator.token)
         assert code(strict.post("/poot/submit", json=poot_like())) == (400, "VALIDATION_FAILED")
 
-    def test_a_session_gets_the_reference(
-        self, operator: Caller, submit: Callable[..., str], service: Desktops
-    ) -> None:
-        with service.database.transaction() as session:
-            session.add(
-                DeskSession(
-                    session_id="sess-1", owner="o", name="n", rdp_config={}, recording_config={}, storage_config={},
-                    meta={}, provisioning={},
-                )
-            )  # fmt: skip
-        poot = submit(session_id="sess-1")
-        with service.database.read() as session:
-            assert references(session, "sess-1") == [poot]
+    def test_a_session_gets_the_reference(self, operator: Caller, submit: Callable[..., str]) -> None:
+        body = {"name": "n", "rdp_config": {"host": "h", "username": "u"}}
+        session_id = operator.post("/sessions", json=body).json()["session_id"]
+        poot = submit(session_id=session_id)
+        assert operator.get(f"/sessions/{session_id}").json()["poot_references"] == [poot]
         assert "session_node_mismatch" in operator.get(f"/poot/{poot}").json()["flags"]
+        assert operator.delete(f"/sessions/{session_id}").status_code == 204
+        late = operator.post("/poot/submit", json=poot_like(session_id=session_id))
+        assert code(late) == (400, "VALIDATION_FAILED")
 
 
 class TestSignatures:

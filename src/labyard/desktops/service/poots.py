@@ -29,6 +29,7 @@ from labyard.desktops.models import (
     Poot,
     PootNonce,
     PootStatus,
+    SessionStatus,
 )
 from labyard.desktops.paging import Page, fetch
 from labyard.desktops.roles import Principal
@@ -42,9 +43,7 @@ AHEAD = timedelta(minutes=5)
 NONCE_KEPT = 2 * (OLDEST + AHEAD)
 UNVALIDATED = timedelta(hours=24)
 KEPT, PAYOUT_KEPT = timedelta(days=366), timedelta(days=7 * 366)
-WEEK, DAY = timedelta(hours=168), timedelta(hours=24)
-MOST_SCORES = 100
-UNSIGNED, MISMATCH, JUMP, DUPLICATE = "unsigned", "session_node_mismatch", "score_jump", "duplicate_output"
+UNSIGNED, MISMATCH = "unsigned", "session_node_mismatch"
 
 
 class Poots:
@@ -81,7 +80,9 @@ class Poots:
             raise invalid("signature", "is not the node's over this submission")
         if body.session_id is not None:
             host = session.execute(
-                select(DeskSession.session_id, DeskSession.node_id).where(DeskSession.session_id == body.session_id)
+                select(DeskSession.session_id, DeskSession.node_id).where(
+                    DeskSession.session_id == body.session_id, DeskSession.status != SessionStatus.DELETED
+                )
             ).one_or_none()
             if host is None:
                 raise invalid("session_id", "names no session")
@@ -233,12 +234,6 @@ def find_node(session: Session, name: str) -> Node | None:
     query = select(Node).where(or_(Node.node_id == name, Node.name == name))
     found = {node.node_id: node for node in session.scalars(query)}
     return found.get(name) or next(iter(found.values()), None)
-
-
-def references(session: Session, session_id: str) -> list[str]:
-    """The PoOT that were submitted for a session, oldest first: its `poot_references`."""
-    query = select(Poot.poot_id).where(Poot.session_id == session_id)
-    return list(session.scalars(query.order_by(Poot.submitted_at, Poot.poot_id)))
 
 
 def signed_payload(node_id: str, output_hash: str, timestamp: str, nonce: str) -> bytes:
