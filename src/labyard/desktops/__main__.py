@@ -3,6 +3,7 @@
 import sys
 
 from fastapi import FastAPI
+from sqlalchemy.exc import OperationalError
 
 from labyard.core.serve import serve
 from labyard.desktops.app import build
@@ -17,6 +18,10 @@ def _build(settings: Settings) -> FastAPI:
     except KeyFileError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except OperationalError as error:
+        # Not 2: systemd tries again until it is there.
+        print(f"The database does not answer: {str(error.orig).splitlines()[0]}", file=sys.stderr)
+        sys.exit(3)
 
 
 serve(Settings, _build, secure)

@@ -158,11 +158,22 @@ def test_wrong_settings_end_it_with_a_word(running: ServiceProcess, changes: dic
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_a_key_that_others_can_read_ends_it_with_a_word(running: ServiceProcess, tmp_path: Path) -> None:
-    (tmp_path / "key-encryption.json").touch(0o444)
-    free = {"DESKTOPS_BIND_PORT": "0", "DESKTOPS_TLS_PORT": "0", "DESKTOPS_KEY_DIR": str(tmp_path)}
+@pytest.mark.parametrize(
+    ("changes", "status", "expected"),
+    [
+        ({"DESKTOPS_KEY_DIR": "keys"}, 2, "can be read by others"),
+        ({"DESKTOPS_DATABASE_URL": "postgresql://u:hush@127.0.0.1:1/x"}, 3, "does not answer"),
+    ],
+)
+def test_what_it_stands_on_ends_it_with_a_word(
+    running: ServiceProcess, tmp_path: Path, changes: dict[str, str], status: int, expected: str
+) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "key-encryption.json").touch(0o444)
+    environment = os.environ | running.environment | {"DESKTOPS_BIND_PORT": "0", "DESKTOPS_TLS_PORT": "0"} | changes
     done = subprocess.run(
-        [sys.executable, "-m", "labyard.desktops"], env=os.environ | running.environment | free, capture_output=True,
-        text=True, timeout=120,
+        [sys.executable, "-m", "labyard.desktops"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=120,
     )  # fmt: skip
-    assert done.returncode == 2 and "can be read by others" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == status and expected in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "hush" not in done.stderr + done.stdout
