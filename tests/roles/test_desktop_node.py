@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import assert_gone, assert_runs
+from conftest import Api, assert_gone, assert_runs, wait_until_ready
 
 from labyard.lab import LabHost
+from labyard.testing.lab_plugin import load_lab
 
-UNIT = "labyard-desktop-agent.service"
+UNIT, SERVICE = "labyard-desktop-agent.service", "labyard-desktops.service"
 
 
 class Agent:
@@ -35,6 +36,19 @@ class Agent:
             f"http://agent/verbs/{verb}",
         ).rpartition("\n")
         return int(status), json.loads(answer)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where the service runs, too, it would soon take away servers that it has not made."""
+    hosts = [host for host in load_lab(request.config).hosts() if {"desktop_node", "desktops"} <= set(host.roles)]
+    for host in hosts:
+        host.check(f"systemctl stop {SERVICE}")
+    yield
+    for host in hosts:
+        host.check(f"systemctl start {SERVICE}")
+        url = f"http://{host.value('desktops_http_host')}:{host.value('desktops_http_port')}"
+        wait_until_ready(Api(host, url), "/ready")
 
 
 @pytest.fixture
