@@ -170,9 +170,23 @@ class Desk:
 
     def paint(self, server: Thing, colour: str) -> None:
         """The whole desktop is of this colour from now on."""
-        place = self._place(server)
+        place = self.place(server)
         display = json.loads(self.host.check(f"cat {place}/made.json"))["display"]
         self.host.check(f"XAUTHORITY={place}/home/.Xauthority {PYTHON} -c %s :{display} %s", PAINT, colour)
+
+    def inside(self, server: Thing, command: str, *arguments: str) -> Any:
+        """Run a command as the server's account, among what its limits are for."""
+        key = server["server_id"].removeprefix("rdp-")
+        run = (
+            f"systemd-run --quiet --wait --collect --pipe --slice labyard-rdp-{key}.slice --uid {server['server_id']} "
+        )
+        return self.host.run(run + command, *arguments)
+
+    def throttled(self, server: Thing) -> int:
+        """How often the kernel has held its processes back."""
+        key = server["server_id"].removeprefix("rdp-")
+        counted = self.host.check(f"find /sys/fs/cgroup -path '*/labyard-rdp-{key}.slice/cpu.stat' -exec cat {{}} +")
+        return sum(int(line.split()[1]) for line in counted.splitlines() if line.startswith("nr_throttled"))
 
     def processes(self, server: Thing, name: str) -> list[int]:
         """Those of a server's account with this name."""
@@ -223,6 +237,7 @@ class Desk:
             ).stdout
         )
 
-    def _place(self, server: Thing) -> Path:
+    def place(self, server: Thing) -> Path:
+        """Its folder on the node."""
         folder = Path(self.host.value("desktop_node_state_dir"))
         return folder / "rdp" / server["server_id"].removeprefix("rdp-")

@@ -13,6 +13,18 @@ from functions import wait_for
 from labyard.lab import Lab
 
 Committed = set[tuple[int, str]]
+# Two processes that do nothing but count, for so many seconds; what they used of the processor.
+HOG_SECONDS = 3
+HOG = f"""
+import os, resource, time
+end = time.monotonic() + {HOG_SECONDS}
+children = [os.fork() for _ in range(2)]
+while 0 in children and time.monotonic() < end: pass
+if 0 in children: os._exit(0)
+for child in children: os.wait()
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
 
 
 @dataclass
@@ -156,3 +168,31 @@ def test_sesman_is_killed(desk: Desk) -> None:
         assert desk.good("POST", f"{path}/start")["status"] == "running"
         assert desk.good("POST", f"{path}/test-connection")["login"]["succeeded"]
     assert desk.left_of(server) == ""
+
+
+def test_a_desktop_that_takes_too_much_harms_nobody(desk: Desk) -> None:
+    """It is held to its processors, killed where it takes memory, and refused more disk; it is said, and it lives."""
+    with desk.server() as server:
+        path, limits = f"/rdp/servers/{server['server_id']}", server["resources"]
+        (desktop,) = desk.processes(server, "Xorg")
+
+        used = float(desk.inside(server, "python3 -c %s", HOG).stdout)
+        assert used <= 1.2 * limits["cpu_limit"] * HOG_SECONDS
+        assert desk.throttled(server) > 0
+
+        greedy = f"kept = [b'x' * 2**20 for _ in range({2 * limits['memory_limit']})]"
+        assert desk.inside(server, "python3 -c %s", greedy).rc != 0
+        wait_for("an alert", lambda: "memory" in alerted(desk, path))
+
+        full = desk.host.run(f"fallocate --length {limits['disk_limit']}M {desk.place(server)}/home/full")
+        assert full.rc != 0 and "No space left" in full.stderr
+
+        assert desk.processes(server, "Xorg") == [desktop]
+        assert desk.good("POST", f"{path}/test-connection")["login"]["succeeded"]
+        desk.wait_until_ready()
+
+
+def alerted(desk: Desk, path: str) -> set[str]:
+    """For which resources of a server there were alerts."""
+    found = desk.good("GET", f"{path}/alerts")
+    return {alert["resource_type"] for alert in found["active_alerts"] + found["alert_history"]}

@@ -101,9 +101,8 @@ class TestTheDesktop:
 
     def test_is_held_to_its_limits(self, story: Story) -> None:
         enforced = story.server["enforcement"]
-        assert (enforced["cpu"], enforced["memory"]) == ("cgroup", "cgroup")
-        for what in ("disk", "network"):  # where this kernel has no such thing, that is said
-            assert enforced[what] != "none" or enforced["reasons"][what]
+        wanted = {"cpu": "cgroup", "memory": "cgroup", "disk": "filesystem", "network": "nftables"}
+        assert {what: enforced[what] for what in wanted} == wanted, enforced
 
 
 class TestTheRecording:
