@@ -92,7 +92,7 @@ class Desk:
 
     def command(self, *words: str, status: int = 0) -> str:
         """What `labyard desktops …` of this lab prints."""
-        done = CliRunner().invoke(app, ["desktops", "--inventory", self._inventory, *words])
+        done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["desktops", "--inventory", self._inventory, *words])
         assert done.exit_code == status, f"labyard desktops {shlex.join(words)}: {done.exit_code}\n{done.output}"
         return done.output
 

@@ -199,7 +199,7 @@ def test_the_hosts_own_node_is_known_by_its_agent(desk: Desk) -> None:
     usage = desk.good("GET", "/nodes/node_local/usage")
     assert usage["source"] == "agent" and 0 < usage["memory_percent"] <= 100
     assert desk.good("GET", "/nodes/node_local/usage/history?duration=1h")["usage_history"]
-    assert "node_local" in desk.command("nodes", "list")
+    assert "node_local" in desk.command("nodes", "list", "--json")
     desk.command("status")
 
 
