@@ -63,6 +63,24 @@ window.map()
 link.sync()
 """
 
+INSIDE = """
+import os, pathlib, pwd, sys
+
+like, name, *command = sys.argv[1:]
+root = pathlib.Path("/sys/fs/cgroup")
+for line in pathlib.Path(f"/proc/{like}/cgroup").read_text().splitlines():
+    _, controllers, path = line.split(":", 2)
+    tree = root / (controllers.removeprefix("name=") or "unified")
+    with open((tree if tree.exists() else root) / path.lstrip("/") / "cgroup.procs", "w") as members:
+        members.write(str(os.getpid()))
+account = pwd.getpwnam(name)
+os.setgroups([])
+os.setgid(account.pw_gid)
+os.setuid(account.pw_uid)
+os.chdir("/")
+os.execvp(command[0], command)
+"""
+
 
 class Desk:
     """The first host of `desktop_hosts`, and a token that may do all 51 operations."""
@@ -175,12 +193,10 @@ class Desk:
         self.host.check(f"XAUTHORITY={place}/home/.Xauthority {PYTHON} -c %s :{display} %s", PAINT, colour)
 
     def inside(self, server: Thing, command: str, *arguments: str) -> Any:
-        """Run a command as the server's account, among what its limits are for."""
-        key = server["server_id"].removeprefix("rdp-")
-        run = (
-            f"systemd-run --quiet --wait --collect --pipe --slice labyard-rdp-{key}.slice --uid {server['server_id']} "
-        )
-        return self.host.run(run + command, *arguments)
+        """Run a command as if it came from the desktop: as the server's account, in sesman's control groups."""
+        sesman = self.process(f"labyard-sesman@{server['server_id'].removeprefix('rdp-')}.service")
+        run = f"python3 -c %s {sesman} {server['server_id']} "
+        return self.host.run(run + command, INSIDE, *arguments)
 
     def throttled(self, server: Thing) -> int:
         """How often the kernel has held its processes back."""
