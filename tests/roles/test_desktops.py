@@ -44,7 +44,8 @@ class TestApplied:
         assert ready["status"] == "ready", ready
 
     def test_doctor_finds_nothing(self, host: LabHost) -> None:
-        assert host.run("labyard-desktops doctor").rc == 0
+        done = host.run("labyard-desktops doctor")
+        assert done.rc == 0 and "✘" not in done.stdout, done.stdout
 
     def test_https_is_reached_from_the_lab_and_plain_http_is_not(self, host: LabHost, probe_host: LabHost) -> None:
         if not host.value("desktops_tls_host"):

@@ -33,7 +33,7 @@ from labyard.desktops.adapters.agent import (
     Usage,
 )
 from labyard.desktops.adapters.agent_http import HttpAgent
-from labyard.desktops.agent.listen import Listening, serve_until, tls, unix_socket
+from labyard.desktops.agent.listen import Listening, say_ready, serve_until, tls, unix_socket
 from labyard.desktops.agent.settings import Settings
 from labyard.desktops.agent.verbs import Verbs
 from labyard.desktops.authority import Authority
@@ -274,3 +274,17 @@ def signed(authority: Authority, folder: Path, node_id: str) -> tuple[Path, Path
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return files
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+    address = f"{'@' if abstract else ''}{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address.replace("@", "\0"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        say_ready()
+        say_ready()
+        assert systemd.recv(100) == b"READY=1"
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)

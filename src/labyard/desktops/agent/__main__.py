@@ -26,7 +26,7 @@ from labyard.core.adapter import AdapterError
 from labyard.core.serve import describe, problems
 from labyard.desktops.agent.enrol import enrol
 from labyard.desktops.agent.factory import make_recorder, make_servers, purge
-from labyard.desktops.agent.listen import Listening, serve_until, tls, unix_socket
+from labyard.desktops.agent.listen import Listening, say_ready, serve_until, tls, unix_socket
 from labyard.desktops.agent.node import NodeFacts
 from labyard.desktops.agent.rdp.timeouts import Timeouts
 from labyard.desktops.agent.settings import Settings
@@ -72,6 +72,7 @@ def _run(settings: Settings) -> NoReturn:
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end.set())
+    say_ready()  # who calls from now on is heard a moment later
     asyncio.run(serve_until(Verbs(node, servers, recorder), listening, end))
     sys.stdout.flush()
     os._exit(0)  # not sys.exit: that waits for threads, and one may hang in a daemon that does not answer

@@ -75,6 +75,17 @@ def unix_socket(path: Path, group: str) -> socket.socket:
     return listening
 
 
+def say_ready() -> None:
+    """To systemd, if it is what waits for this: a unit that is started, or started anew, can be called."""
+    # Not for the programs that are run from here.
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        link.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        link.sendall(b"READY=1")
+
+
 def tls(settings: Settings) -> ssl.SSLContext:
     """Who calls must show a certificate of the authority. OSError, ssl.SSLError."""
     assert settings.certificate and settings.key and settings.authority

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
+import stat
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from labyard.desktops.agent.rdp.place import Place
 from labyard.desktops.agent.rdp.run import run
 
 MIB = 2**20
+LOOP_MAJOR, LOOP_CTL_GET_FREE = 7, 0x4C82  # linux/major.h, linux/loop.h
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class Used:
 
 
 class Homes:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # a loop device is free until it is mounted
+
     def prepare(self, place: Place, account: pwd.struct_passwd, limit: int) -> str | None:
         """The home is there, empty or as it was left; `limit` MiB hold. A text: they do not, and why."""
         reason = None
@@ -31,7 +39,9 @@ class Homes:
             try:
                 if not place.image.exists():
                     self._make_image(place.image, limit)
-                run("mount", "-o", "loop,nosuid,nodev", str(place.image), str(place.home))
+                with self._lock:
+                    _have_loop_device()
+                    run("mount", "-o", "loop,nosuid,nodev", str(place.image), str(place.home))
             except AdapterError as error:
                 reason = str(error)
         give(place.home, account, 0o700)
@@ -58,6 +68,13 @@ class Homes:
             new.replace(image)
         finally:
             new.unlink(missing_ok=True)
+
+
+def _have_loop_device() -> None:
+    """The next free one has its node in /dev: in a container nobody else makes it. Without any, `mount` says so."""
+    with suppress(OSError), Path("/dev/loop-control").open("rb") as control:
+        number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+        os.mknod(f"/dev/loop{number}", stat.S_IFBLK | 0o660, os.makedev(LOOP_MAJOR, number))
 
 
 def _size(folder: Path) -> int:

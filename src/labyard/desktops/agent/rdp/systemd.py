@@ -33,6 +33,7 @@ ProtectKernelModules=yes
 ProtectControlGroups=yes
 RestrictSUIDSGID=yes
 KillMode=control-group
+OOMPolicy=continue
 TimeoutStopSec={stop}
 """
 TEMPLATES = {
