@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -14,6 +15,9 @@ def pytest_configure() -> None:
             "VMAN_ENABLE_INTEGRATION_TESTS=1 with VMAN_OPERATOR_DRY_RUN=1: a dry integration run proves nothing; "
             "unset VMAN_OPERATOR_DRY_RUN"
         )
+    # What a shell runs in the background ignores Control-C, and so would the programs that tests send it to.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

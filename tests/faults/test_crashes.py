@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,7 +17,12 @@ from second_lab import ROOT, Inventory
 from labyard.testing import DhcpProbe, TftpProbe
 
 Snapshot = Callable[[], dict[str, set[str]]]
+FORMER = "ly-former"
 UNITS = ["kea-dhcp4-server", "tftpd-hpa", "tgt", "nginx", "radvd"]
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -46,21 +52,41 @@ def test_after_the_kills_everything_still_serves(
     "marker", ["TASK [lab_network : Make the networks]", "TASK [lab_host : Run the container]", "TASK [probe : Install"]
 )
 def test_an_interrupted_build_is_completed_by_the_next(second_lab: Inventory, marker: str) -> None:
-    run = subprocess.Popen(
+    build = subprocess.Popen(
         second_lab.command("site.yml"), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert run.stdout is not None
-    for line in run.stdout:
+    assert build.stdout is not None
+    for line in build.stdout:
         if line.startswith(marker):
             break
     else:
         pytest.fail(f"the build never came to {marker}")
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    os.killpg(build.pid, signal.SIGKILL)
+    build.wait()
     done = second_lab.run("site.yml")
     assert done.returncode == 0, done.stdout[-3000:]
     again = second_lab.run("site.yml")
     assert again.returncode == 0 and not re.search(r"changed=[1-9]", again.stdout), again.stdout[-3000:]
+
+
+def test_a_former_interface_takes_no_address(second_lab: Inventory) -> None:
+    """What a crash can leave on the segment for a while: another interface with the host's MAC address."""
+    assert second_lab.run("playbooks/provision.yml").returncode == 0
+    name = "labyard-second-probe1"
+    mac = json.loads(run("docker", "exec", name, "ip", "-json", "link", "show", "eth1"))[0]["address"]
+    run("docker", "stop", name)
+    run("ip", "netns", "add", FORMER)
+    try:
+        run("ip", "link", "add", FORMER, "type", "veth", "peer", "name", "eth1", "address", mac, "netns", FORMER)
+        run("ip", "link", "set", FORMER, "master", "ly-78-segment", "up")
+        run("ip", "-netns", FORMER, "link", "set", "eth1", "up")
+        time.sleep(3)  # until it has its address: there is no event for that
+        done = second_lab.run("playbooks/provision.yml")
+        assert done.returncode == 0, done.stdout[-3000:]
+        addresses = run("docker", "exec", name, "ip", "-6", "address", "show", "dev", "eth1", "scope", "link")
+        assert "fe80::" in addresses and "tentative" not in addresses
+    finally:
+        run("ip", "netns", "delete", FORMER)
 
 
 def test_destroy_leaves_nothing_behind_and_touches_nothing_else(

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from labyard.testing.vm import VMCommandError, VMTimeout
+from labyard.testing.vm import VMCommandError, VMStalled, VMTimeout
 
 
 class TestGuest:
@@ -99,6 +99,11 @@ class TestMethods:
             vm.read_file("/no/such")
         assert vm.run("kill -9 $$", check=False).returncode == 137
         assert vm.run("pgrep -x sleep", check=False).stdout == ""
+
+    def test_a_processor_that_stands_still_is_told(self, vm):
+        """By what the kernel writes then: no guest can be made to have one."""
+        with pytest.raises(VMStalled, match="kthread starved for 5252 jiffies"):
+            vm.run("echo '<2>rcu: rcu_preempt kthread starved for 5252 jiffies! g377' >/dev/kmsg; sleep 60")
 
     def test_a_big_file_there_and_back(self, vm):
         content = bytes(30 << 20)

@@ -45,6 +45,6 @@ def test_a_dry_run_is_refused(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(("expression", "is_there"), [("integration", True), ("not integration", False)])
 def test_the_marker_selects_them(expression: str, is_there: bool) -> None:
-    _, said = run("--collect-only", "-q", "-m", expression, "tests/integration/vms")
+    _, said = run("--override-ini=addopts=", "--collect-only", "-q", "-m", expression, "tests/integration/vms")
     assert ("test_integration_vm_lifecycle.py::test_stop" in said) is is_there
     assert ("test_vms_api.py::" in said) is not is_there

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from live_server import free_port
+from ports import free_port
 from sqlalchemy import text
 
 from integration.vms.integration_utils import (

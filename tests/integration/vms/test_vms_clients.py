@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_server import LiveServer, free_port
+from live_server import LiveServer
+from ports import free_port
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from ports import free_port
 
 from labyard.core import ratelimit
 from labyard.core.ratelimit import OTHERS, RateLimiter, Rule
@@ -21,12 +22,6 @@ from .conftest import Login, MakeApp
 
 WRONG = {"username": "x", "password": "y"}
 RULES = [Rule("*", "/api/v1/ipxe/script/{token}", 3, 60, "token"), Rule("POST", "/api/v1/images/upload", 5, 60)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 class TestHttp:

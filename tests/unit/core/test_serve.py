@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ports import free_port
 from pydantic_settings import SettingsConfigDict
 
 from labyard.core.serve import serve
@@ -48,12 +49,6 @@ def build(settings):
 
 serve(Settings, build)
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 class Running:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from ports import free_port
+
 from labyard.faas.adapters.cgroups import Cgroups
 from labyard.faas.adapters.images import Images
 from labyard.faas.adapters.loopback import Loopback
@@ -79,7 +81,7 @@ class PlayedService(Service):
 
 class Daemon:
     def __init__(self, folder: Path, **settings: object) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         given = {"ROOT": folder / "root", "RUN": folder / "run", "POOL": "127.8.0.10-127.8.0.12"} | settings
         self.settings = read_settings(
             {f"LABYARD_FAAS_{name}": str(value) for name, value in (given | {"FUNCTION_PORT": self.port}).items()}
@@ -112,8 +114,3 @@ class Daemon:
         connection.request("GET", "/")
         connection.getresponse().read()
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

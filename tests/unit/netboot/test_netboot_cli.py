@@ -260,12 +260,11 @@ def test_events_are_followed_until_control_c(live: Any, ready: None) -> None:
     environment = os.environ | {"LABYARD_NETBOOT_URL": live.url, "LABYARD_NETBOOT_PASSWORD": live.password}
     command = [sys.executable, "-m", "labyard.cli", "netboot", "events", "ws 1", "--follow", "--json"]
 
-    def hear_control_c() -> None:
-        """A test run in the background ignores it, and so would its children."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=hear_control_c
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as following:
         try:
             assert following.stdout is not None

@@ -299,16 +299,11 @@ def test_follow_ends_with_control_c(fake: FakeServer, web: str, service: Service
     service.consoles[web] = b"first\n"
     command = [sys.executable, "-m", "labyard.cli", "vms", "console", web, "--follow"]
 
-    def hear_control_c() -> None:
-        """A test run in the background ignores it, and so would its children."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     with subprocess.Popen(
         command,
         env=os.environ | {"LABYARD_VMS_URL": fake.url},
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_control_c,
     ) as following:
         try:
             assert following.stdout is not None

@@ -4,8 +4,8 @@
 `image` how the image is built.
 """
 
-from labyard.testing.vm.errors import VMCommandError, VMError, VMTimeout, VMUnavailable
+from labyard.testing.vm.errors import VMCommandError, VMError, VMStalled, VMTimeout, VMUnavailable
 from labyard.testing.vm.machine import Process, Result
 from labyard.testing.vm.vm import VM
 
-__all__ = ["VM", "Process", "Result", "VMCommandError", "VMError", "VMTimeout", "VMUnavailable"]
+__all__ = ["VM", "Process", "Result", "VMCommandError", "VMError", "VMStalled", "VMTimeout", "VMUnavailable"]

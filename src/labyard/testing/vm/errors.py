@@ -17,6 +17,11 @@ class VMUnavailable(VMError):
     """This machine cannot run VMs as it is; the message says what is missing. Tests are skipped for it."""
 
 
+class VMStalled(VMError):
+    """A processor of the VM stands still, and with it what waits for it. Software emulation does that once in some
+    hundred VMs; it says nothing about what is tested."""
+
+
 class VMTimeout(TimeoutError):
     """A command in the VM took too long."""
 

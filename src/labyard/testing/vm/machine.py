@@ -14,6 +14,7 @@ from labyard.testing.vm.errors import VMCommandError, VMError, VMTimeout
 
 KEPT_OUTPUT = 1 << 20  # bytes of each stream of a spawned process
 RECORDED_OUTPUT = 1 << 16  # bytes of each stream of a command that the record has
+LOOK_SECONDS = 5.0  # between two looks at whether the machine itself is well
 KILL_SECONDS = 30.0  # for a killed command to be gone
 
 
@@ -119,14 +120,15 @@ class Machine:
         """Run a shell command (`bash -c`) and wait for it, `timeout` s at most.
 
         What it leaves in the background goes on running. VMCommandError: it ended with another code than 0, and
-        `check`. VMTimeout: its process group was killed. FileNotFoundError: no such `cwd`.
+        `check`. VMTimeout: its process group was killed. VMStalled: no processor may run it any more.
+        FileNotFoundError: no such `cwd`.
         """
         agent = self.agent
         began = time.monotonic()
         call = agent.start("run", **_request(command, env, cwd), input=input is not None)
         if input is not None:
             agent.feed(call, input.encode() if isinstance(input, str) else input)
-        if not call.ended.wait(max(0.0, timeout - (time.monotonic() - began))):
+        if not self._wait(call, began + timeout):
             agent.ask("kill", of=call.key, signal=signal.SIGKILL)
             agent.wait(call, "kill", KILL_SECONDS)
             self._record(command, None, time.monotonic() - began, call)
@@ -170,6 +172,17 @@ class Machine:
                     raise VMError(f"the agent in the VM sent nothing more of {path} for {KILL_SECONDS:g} s")
             call.check()
         return call.output("data")
+
+    def check_well(self) -> None:
+        """VMStalled: the machine itself has failed, as far as that can be seen from outside."""
+
+    def _wait(self, call: Call, end: float) -> bool:
+        """Whether it has ended before that time of the monotonic clock."""
+        while not call.ended.wait(max(0.0, min(LOOK_SECONDS, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                return False
+            self.check_well()
+        return True
 
     def _has(self, path: str, data: bytes, mode: int) -> bool:
         """Whether that very file is there already."""

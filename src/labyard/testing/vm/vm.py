@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from labyard.testing.vm.client import Agent
-from labyard.testing.vm.errors import VMError
+from labyard.testing.vm.errors import VMError, VMStalled
 from labyard.testing.vm.machine import Machine
 from labyard.testing.vm.qemu import Qemu
+
+# Linux, kernel/rcu/tree_stall.h. Other work on the host does not make it: each processor gets some of its time in 21 s.
+STALLED = re.compile(r"rcu: .* kthread starved for \d+ jiffies!")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class VM(Machine):
     def serial_log(self) -> str:
         """What the kernel and the guest's first program have written so far."""
         return self.guest.qemu.read_log("serial.log")
+
+    def check_well(self) -> None:
+        """VMStalled: the kernel says that a processor of its stands still."""
+        if stalled := STALLED.search(self.serial_log):
+            raise VMStalled(f"a processor of the VM stands still, says its kernel: {stalled[0]}")
 
     def restore(self) -> None:
         """Back to the fresh state. What was spawned is gone with it."""

@@ -5,8 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
-from integration.evse.emulator.harness import EmulatorProcess, Rapi, free_port
+from integration.evse.emulator.harness import EmulatorProcess, Rapi
 
 Start = Callable[..., EmulatorProcess]
 

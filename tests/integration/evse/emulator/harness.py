@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from random import SystemRandom
 from types import TracebackType
 from typing import Self
 
 import httpx
+from ports import free_port
 
 from labyard.evse.emulator.config import KEYS
 from labyard.evse.rapi import Checksum, LineReader, decode, encode
@@ -23,17 +23,6 @@ from labyard.evse.rapi import Checksum, LineReader, decode, encode
 # A bound, not a measure: nothing that works comes near it.
 PATIENCE = 20.0
 _OURS = {key.env for key in KEYS.values()}
-
-
-def free_port() -> int:
-    """Below those that the kernel gives to outgoing connections, one of which might take it meanwhile."""
-    while True:
-        port = SystemRandom().randrange(20_000, 32_000)
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return port
 
 
 def wait_until(is_so: Callable[[], object], what: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from ports import free_port
 
-from integration.evse.emulator.harness import EmulatorProcess, free_port, wait_until
+from integration.evse.emulator.harness import EmulatorProcess, wait_until
 from labyard.evse.emulator.api.app import ROUTES
 from labyard.evse.emulator.api.pages import DESCRIPTION
 

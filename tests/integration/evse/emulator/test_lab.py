@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ports import free_port
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_socket
 
 from integration.evse.emulator.conftest import Start
-from integration.evse.emulator.harness import PATIENCE, EmulatorProcess, Rapi, free_port, wait_until
+from integration.evse.emulator.harness import PATIENCE, EmulatorProcess, Rapi, wait_until
 
 Connect = Callable[[], Rapi]
 

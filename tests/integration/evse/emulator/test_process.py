@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from integration.evse.emulator.conftest import Start
-from integration.evse.emulator.harness import PATIENCE, EmulatorProcess, Rapi, free_port
+from integration.evse.emulator.harness import PATIENCE, EmulatorProcess, Rapi
 
 PROGRAM = Path(sys.executable).with_name("labyard-evse-emulator")
 

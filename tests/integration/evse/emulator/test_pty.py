@@ -8,9 +8,10 @@ import termios
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from integration.evse.emulator.conftest import Start
-from integration.evse.emulator.harness import EmulatorProcess, Rapi, free_port, wait_until
+from integration.evse.emulator.harness import EmulatorProcess, Rapi, wait_until
 
 GREETING = "$AB 00 8.2.1"
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from ports import free_port
 
 from integration.evse.emulator.conftest import Start
-from integration.evse.emulator.harness import EmulatorProcess, Rapi, free_port, wait_until
+from integration.evse.emulator.harness import EmulatorProcess, Rapi, wait_until
 from labyard.evse.rapi import encode
 
 Connect = Callable[[], Rapi]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
+from ports import free_port
 
-from integration.evse.gateway.conftest import GatewayProcess, free_port
+from integration.evse.gateway.conftest import GatewayProcess
 
 Bridge = Literal["socat", "wait-slave", "none"]
 

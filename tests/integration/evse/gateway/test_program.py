@@ -14,10 +14,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ports import free_port
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from integration.evse.gateway.conftest import GatewayProcess, Start, free_port
+from integration.evse.gateway.conftest import GatewayProcess, Start
 
 
 def run(*words: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

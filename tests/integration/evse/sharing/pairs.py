@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from ports import free_port
 
 # A bound, not a measure: nothing that works comes near it.
 PATIENCE = 40.0
@@ -23,12 +23,6 @@ GROUP = {
     "loadsharing_group_max_current": 32,
     "loadsharing_group_id": "test",
 }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def wait_until(is_so: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:

@@ -34,9 +34,8 @@ def trigger(gateways: list[Gateway]) -> None:
 def test_each_lists_exactly_the_others(gateways: Gateways, count: int) -> None:
     found = gateways(count)
     trigger(found)
-    time.sleep(SECONDS)
     for gateway in found:
-        assert online(gateway) == others(gateway, found)
+        wait_until(lambda gateway=gateway: online(gateway) == others(gateway, found), "the others, and only they")
         assert not any(peer["joined"] for peer in gateway.peers)
     first, second = found[0], found[1]
     config = second.http.get("/config").json()
@@ -86,15 +85,16 @@ def test_off_finds_nobody_and_is_not_found(gateways: Gateways) -> None:
 
 
 INSIDE = """
-import json, sys, time
+import json, sys
 from pathlib import Path
-from integration.evse.sharing.pairs import Gateway
+from integration.evse.sharing.pairs import Gateway, wait_until
 found = [Gateway(Path(sys.argv[1]) / str(number)) for number in range(3)]
 try:
     for gateway in found:
         gateway.ready()
         gateway.http.post("/loadsharing/discover")
-    time.sleep(3)
+    for gateway in found:
+        wait_until(lambda: sum(peer["online"] for peer in gateway.peers) == 2, "both others")
     print(json.dumps([[peer["url"] for peer in gateway.peers if peer["online"]] for gateway in found]))
     print(json.dumps([gateway.port for gateway in found]))
 finally:
@@ -110,7 +110,7 @@ def test_without_any_network_they_find_each_other_on_loopback(tmp_path: Path) ->
 
 
 SAME_NAME = """
-import json, sys, time
+import json, sys
 from pathlib import Path
 from integration.evse.sharing.pairs import Gateway, wait_until
 folder = Path(sys.argv[1])
@@ -124,7 +124,8 @@ try:
     for gateway in found:
         wait_until(lambda: "announced" in gateway.log(), "announced")
         gateway.http.post("/loadsharing/discover")
-    time.sleep(3)
+    for gateway in found:
+        wait_until(lambda: sum(peer["online"] for peer in gateway.peers) == 3, "the three others")
     print(json.dumps([[peer["host"] for peer in gateway.peers if peer["online"]] for gateway in found]))
     print(json.dumps([gateway.port for gateway in found]))
 finally:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ports import free_port
 
 from integration.evse.sharing.conftest import Gateways
-from integration.evse.sharing.pairs import Gateway, free_port, wait_until
+from integration.evse.sharing.pairs import Gateway, wait_until
 
 COLLECTIONS = Path(__file__).parents[4] / "collections"
 Run = Callable[..., dict[str, Any]]
