@@ -71,8 +71,9 @@ root = pathlib.Path("/sys/fs/cgroup")
 for line in pathlib.Path(f"/proc/{like}/cgroup").read_text().splitlines():
     _, controllers, path = line.split(":", 2)
     tree = root / (controllers.removeprefix("name=") or "unified")
-    with open((tree if tree.exists() else root) / path.lstrip("/") / "cgroup.procs", "w") as members:
-        members.write(str(os.getpid()))
+    members = (tree if tree.exists() else root) / path.lstrip("/") / "cgroup.procs"
+    if members.exists():  # not every controller is mounted
+        members.write_text(str(os.getpid()))
 account = pwd.getpwnam(name)
 os.setgroups([])
 os.setgid(account.pw_gid)
