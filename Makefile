@@ -11,7 +11,7 @@ LABYARD_MITOGEN ?= 1
 ANSIBLE := scripts/with-mitogen $(LABYARD_MITOGEN)
 PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
 
-.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration evse-emulator-image faas-single vm-image bench destroy purge bootstrap lock
+.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration desktops-integration evse-emulator-image faas-single vm-image bench destroy purge bootstrap lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ vms-integration: bootstrap ## the VM manager's tests with real machines, inside 
 evse-integration: bootstrap ## the charger pairs' tests, inside the lab's first charger host
 	@$(PLAYBOOK) playbooks/evse_integration.yml
 
+desktops-integration: bootstrap ## the suite of the desktops' requirement document, inside the lab's first desktop host
+	@$(PLAYBOOK) playbooks/desktops_integration.yml
+
 evse-emulator-image: bootstrap ## the charger emulator as a container image, labyard/evse-emulator:latest
 	@$(PLAYBOOK) playbooks/evse_emulator_image.yml
 
@@ -76,5 +79,7 @@ lock: ## resolve pyproject.toml into requirements.lock, and what the hosts need 
 	@$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
 	@python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["service"], sep="\n")' \
 	  | $(COMPILE) --no-annotate --constraint requirements.lock - --output-file $(SERVICE_ROLE)/requirements-service.txt
+	@python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras["service"], *extras["desktops"], sep="\n")' \
+	  | $(COMPILE) --no-annotate --constraint requirements.lock - --output-file $(SERVICE_ROLE)/requirements-desktops.txt
 	@$(COMPILE) --no-annotate --group bmc --output-file roles/bmc/files/requirements-bmc.txt
 	@echo 'uv>=0.8,<1' | $(COMPILE) --no-annotate - --output-file $(SERVICE_ROLE)/requirements-uv.txt

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from labyard import doctor as doctor_checks
 from labyard.client.commands import InventoryOption, JsonOption, console
+from labyard.desktops.cli import app as desktops
 from labyard.evse.cli import app as evse
 from labyard.faas_cli.cli import app as faas
 from labyard.inventory import InventoryError
@@ -119,6 +120,7 @@ app.add_typer(vms, name="vms")
 app.add_typer(vm, name="vm")
 app.add_typer(evse, name="evse")
 app.add_typer(faas, name="faas")
+app.add_typer(desktops, name="desktops")
 
 
 if __name__ == "__main__":

@@ -155,9 +155,10 @@ def print_status(status: LabStatus, console: Console) -> None:
 
 NEXT_STEPS = """
 [bold]What to try next[/]
-  labyard boot m1        power a diskless machine on and watch it boot from the network
-  labyard evse list      the charger pairs: what they do, and who shares a supply
-  labyard faas --help    make a function of a container image, and ask it
-  labyard status         this table again, from the live lab
-  make test-fast         lint and unit tests; `make test` proves all of it
+  labyard boot m1          power a diskless machine on and watch it boot from the network
+  labyard evse list        the charger pairs: what they do, and who shares a supply
+  labyard faas --help      make a function of a container image, and ask it
+  labyard desktops --help  make a remote desktop, record it, and prove the recording
+  labyard status           this table again, from the live lab
+  make test-fast           lint and unit tests; `make test` proves all of it
 [dim](`labyard` is .venv/bin/labyard; `make destroy` takes the lab away)[/]"""

@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 class Server:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: str) -> None:
         self._folder = folder
         as_root = os.geteuid() == 0
         self._as = UNPRIVILEGED if as_root else {}
@@ -46,20 +46,28 @@ class Server:
         self._run(
             [str(programs / "initdb"), "-D", data, "-A", "trust", "-U", "labyard", "--locale", "C.UTF-8", "--no-sync"]
         )
-        command = [str(programs / "postgres"), "-D", data, "-k", str(folder / "socket")]
-        for name, value in OPTIONS.items():
-            command += ["-c", f"{name}={value}"]
-        with (folder / "log").open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, **self._as)
-        self._wait()
+        self._command = [str(programs / "postgres"), "-D", data, "-k", str(folder / "socket")]
+        for name, value in {**OPTIONS, **options}.items():
+            self._command += ["-c", f"{name}={value}"]
+        self.start()
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """The address of a database of its own, gone afterwards."""
+    def database(self, template: str = "template0") -> Iterator[str]:
+        """The address of a database of its own, gone afterwards: a copy of `template`, which nobody may use now."""
         name = f"test_{secrets.token_hex(4)}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield f"postgresql://labyard@/{name}?host={self._folder / 'socket'}"
         self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def start(self) -> None:
+        with (self._folder / "log").open("a") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, **self._as)
+        self._wait()
+
+    def crash(self) -> None:
+        """It ends at once, without a word to its clients."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(20)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)  # "fast": without waiting for clients
@@ -86,12 +94,13 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
+def server(**options: str) -> Iterator[Server]:
+    """`options` are postgresql.conf's, beside or in place of those here."""
     # Not pytest's folder: it is closed to others, and its name may be too long for a socket's.
     folder = Path(tempfile.mkdtemp(prefix="labyard-postgresql-"))
     running: Server | None = None
     try:
-        running = Server(folder)
+        running = Server(folder, **options)
         yield running
     finally:
         if running:

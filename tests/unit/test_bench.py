@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from labyard.bench import boot, boot_clock, dhcp, iscsi, lab, report
+from labyard.bench import boot, boot_clock, desktops, dhcp, iscsi, lab, report
 from labyard.bench import command as programs
 from labyard.bench.__main__ import MEASURES, app
 from labyard.bench.bench import Bench, MeasureError
@@ -196,6 +196,24 @@ class TestBootClock:
         monkeypatch.setattr(sys, "argv", ["boot_clock", boot.MARK, str(virsh), "0.3", "m1", "m2"])
         with pytest.raises(SystemExit, match=r"not in userland after 0\.3 s: m2"):
             boot_clock.main()
+
+
+class TestDesktops:
+    def test_what_a_test_records_is_the_figure(self, tmp_path: Path) -> None:
+        (tmp_path / "measure.py").write_text(
+            "import pytest\n"
+            "def test_it(record_property):\n"
+            "    record_property('ms', 4.5)\n"
+            "    record_property('say', 'two of them')\n"
+            "def test_not_here():\n"
+            "    pytest.skip('no display')\n"
+        )
+        said: list[str] = []
+        bench = Bench(tmp_path, tmp_path, said.append)
+        assert desktops._of_processes(bench, "measure.py::test_it") == {"ms": 4.5}
+        assert said == ["two of them"]
+        with pytest.raises(MeasureError, match="no display"):
+            desktops._of_processes(bench, "measure.py::test_not_here")
 
 
 class TestCommandLine:

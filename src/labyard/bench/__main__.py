@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labyard.bench import boot, dhcp, evse, faas, iscsi, lab, molecule, netboot, report, tftp, vm, vms
+from labyard.bench import boot, desktops, dhcp, evse, faas, iscsi, lab, molecule, netboot, report, tftp, vm, vms
 from labyard.bench.bench import Bench, Measure
 from labyard.bench.figure import TARGETS, Figure, Target, select
 from labyard.lab import DEFAULT_INVENTORY
@@ -28,6 +28,7 @@ MEASURES: dict[str, Measure] = (
     | evse.MEASURES
     | faas.MEASURES
     | vm.MEASURES
+    | desktops.MEASURES
 )
 OUTPUT = Path("build/bench.json")
 

@@ -83,6 +83,16 @@ TARGETS: tuple[Target, ...] = (
     Target("faas.vmtests_s", "s", 240, "lower", "the requirement's tests of functions in VMs"),
     Target("vm.boot_s", "s", 4, "lower", "the first VM ready, on a machine without a snapshot; median of 3"),
     Target("vm.fresh_s", "s", 0.6, "lower", "each further fresh VM ready; median of 10"),
+    Target("desktops.rdp_ready_ms", "ms", 2000, "lower", "an RDP server's start until RDP is negotiated, median"),
+    Target(
+        "desktops.first_frame_ms", "ms", 5000, "lower", "its start until a FreeRDP client shows the desktop, median"
+    ),
+    Target("desktops.concurrent_rdp", "", 10, "higher", "RDP servers started at once that run with a client each"),
+    Target("desktops.api_p95_ms", "ms", 100, "lower", "reads of all kinds, 100 a second, 95th percentile"),
+    Target("desktops.poot_batch_ms", "ms", 500, "lower", "100 PoOT validated in one call, median"),
+    Target("desktops.payouts_per_s", "1/s", 200, "higher", "PoOT paid in one batch of 1000"),
+    Target("desktops.capture_drop_pct", "%", 1, "lower", "frames dropped, three recordings with 5 frames a second"),
+    Target("desktops.lost_chunks", "", 0, "lower", "committed chunks lost while everything is killed in turn"),
 )
 
 

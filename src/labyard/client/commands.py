@@ -36,6 +36,9 @@ COLOURS = {
     "running": "green",
     "attached": "green",
     "error": "red",
+    "healthy": "green",
+    "unhealthy": "red",
+    "degraded": "yellow",
     "timeout": "yellow",
     "starting": "cyan",
 }

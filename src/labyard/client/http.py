@@ -21,9 +21,10 @@ class ClientError(Exception):
 
 class Http:
     """Requests to one service. `service` is its name in messages, `timeout` seconds for one answer, `hints` the way out
-    of a refusal by its HTTP status. ClientError for a URL that is none."""
+    of a refusal by its HTTP status, `certificate` (PEM) one that is to be trusted beside the machine's. ClientError for
+    a URL that is none."""
 
-    def __init__(self, url: str, service: str, timeout: float, hints: Mapping[int, str]) -> None:
+    def __init__(self, url: str, service: str, timeout: float, hints: Mapping[int, str], certificate: str = "") -> None:
         if not url.startswith(("http://", "https://")):
             raise ClientError(f"{url!r} is no address of a service; write it as http://HOST:PORT")
         self.url = url.rstrip("/")
@@ -32,7 +33,7 @@ class Http:
         # Shorter than a service keeps an idle connection (5 s): the next request would fail on one that it just closed.
         limits = httpx.Limits(keepalive_expiry=2)
         wait = httpx.Timeout(timeout, connect=5)
-        self._http = httpx.Client(base_url=self.url, timeout=wait, limits=limits, verify=_tls())
+        self._http = httpx.Client(base_url=self.url, timeout=wait, limits=limits, verify=_tls(certificate))
 
     def close(self) -> None:
         self._http.close()
@@ -64,13 +65,18 @@ class Http:
             raise ClientError(f"{what}: is the {self._service} service there?", answer.status_code) from None
         if good:
             return body
-        code = body.get("error", "") if isinstance(body, dict) else ""
+        found = body.get("error", "") if isinstance(body, dict) else ""
+        code = found.get("code", "") if isinstance(found, dict) else found
         text = error_text(answer.status_code, body, answer.headers)
         if hint := self._hints.get(answer.status_code):
             text = f"{text}; {hint}"
         raise ClientError(text, answer.status_code, code)
 
     def unreachable(self, error: httpx.TransportError) -> ClientError:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return ClientError(
+                f"nobody vouches for the certificate of {self.url}; where its file is known: SSL_CERT_FILE=FILE.pem"
+            )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return ClientError(f"nothing answers at {self.url}; is the lab up? Build it with: make lab")
         kind = type(error).__name__
@@ -78,16 +84,21 @@ class Http:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def _tls(certificate: str = "") -> ssl.SSLContext:
     """One for all: reading the certificate authorities takes longer than a request."""
-    return httpx.create_ssl_context()
+    context = httpx.create_ssl_context()
+    if certificate:
+        context.load_verify_locations(cadata=certificate)
+    return context
 
 
 def error_text(status: int, body: Any, headers: Mapping[str, str]) -> str:
     """One line of an error body: its `detail`, which is a text or a list of fields that are wrong; a charger's gateway
-    calls it `msg`, its emulator `error`."""
+    calls it `msg`, its emulator `error`, and in desktops `error` has a `message`."""
     named = [body[key] for key in ("detail", "msg", "error") if key in body] if isinstance(body, dict) else []
     detail = named[0] if named else body
+    if isinstance(detail, dict):
+        detail = detail.get("message", detail)
     if isinstance(detail, list):
         detail = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in detail)
     if status == 429:

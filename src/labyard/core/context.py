@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Caller:
-    """`username` is None before authentication, and for what a service does by itself."""
+    """`username` is None before authentication, and for what a service does by itself.
+
+    `roles` only where a service's users have several; `user_agent` is what the client calls itself.
+    """
 
     request_id: str = ""
     address: str = ""
     username: str | None = None
+    roles: tuple[str, ...] = ()
+    user_agent: str = ""
 
 
 _NOBODY = Caller()
@@ -27,5 +32,5 @@ def set_caller(value: Caller) -> None:
     _caller.set(value)
 
 
-def set_username(username: str) -> None:
-    _caller.set(replace(_caller.get(), username=username))
+def set_username(username: str, roles: tuple[str, ...] = ()) -> None:
+    _caller.set(replace(_caller.get(), username=username, roles=roles))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import resources
@@ -59,24 +59,30 @@ class UtcDateTime(TypeDecorator[datetime]):
 class Database:
     """Sessions for reading and for writing. `url` is SQLAlchemy's, of an SQLite file or a PostgreSQL database.
 
-    `busy_timeout`: milliseconds that SQLite waits for another process's write.
+    `busy_timeout`: milliseconds that SQLite waits for another process's write. `options` are `create_engine`'s, beside
+    or in place of those here. `plain_reads`: each statement of `read` is by itself, without a transaction around it,
+    which spares PostgreSQL's clients two round trips in three.
     """
 
-    def __init__(self, url: str, busy_timeout: int = 30_000) -> None:
+    def __init__(self, url: str, busy_timeout: int = 30_000, *, plain_reads: bool = False, **options: Any) -> None:
         address = make_url(url)
         sqlite = address.get_backend_name() == "sqlite"
         if not sqlite:
             address = address.set(drivername="postgresql+psycopg")
-        self.engine: Engine = create_engine(address, hide_parameters=True, **(SQLITE if sqlite else POSTGRESQL))
+        self.engine: Engine = create_engine(
+            address, hide_parameters=True, **(SQLITE if sqlite else POSTGRESQL) | options
+        )
         if sqlite:
             _tune_sqlite(self.engine, busy_timeout)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False, autoflush=True)
+        read_engine = self.engine.execution_options(isolation_level="AUTOCOMMIT") if plain_reads else self.engine
+        self._reads = sessionmaker(read_engine, expire_on_commit=False)
         # The writers of this process wait here: that is fair, and takes no connection.
         self._writer = threading.RLock()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        with self._sessions() as session:
+        with self._reads() as session:
             yield session
 
     @contextmanager
@@ -87,12 +93,30 @@ class Database:
             yield session
             session.commit()
 
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Like `write`, but beside other writers: for PostgreSQL only, where rows are locked one by one.
+
+        What is read in it is true at the commit only where the row was read `with_for_update`, or a unique index or the
+        row's version holds.
+        """
+        with self._sessions() as session:
+            yield session
+            session.commit()
+
     def ping(self) -> None:
         with self.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
 
     def migrate(self, package: str, revision: str = "head") -> None:
         """Bring the tables up to a revision of `package`'s `migrations` folder, by default the newest."""
+        self._alembic(command.upgrade, package, revision)
+
+    def migrate_back(self, package: str, revision: str) -> None:
+        """Bring the tables down to an older revision, or with `base` to none. What only newer ones hold is lost."""
+        self._alembic(command.downgrade, package, revision)
+
+    def _alembic(self, move: Callable[[Config, str], None], package: str, revision: str) -> None:
         config = Config()
         with resources.as_file(resources.files(package) / "migrations") as folder:
             config.set_main_option("script_location", str(folder))
@@ -100,7 +124,7 @@ class Database:
                 if connection.dialect.name == "postgresql":  # several instances may start at once
                     connection.execute(text(WRITER["postgresql"]))
                 config.attributes["connection"] = connection
-                command.upgrade(config, revision)
+                move(config, revision)
 
     def close(self) -> None:
         self.engine.dispose()

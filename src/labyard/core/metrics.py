@@ -39,6 +39,10 @@ class Metrics:
 
         @router.get("/metrics", response_class=Response, summary="Metrics in Prometheus' text format")
         def metrics() -> Response:
-            return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+            return self.answer()
 
         return router
+
+    def answer(self) -> Response:
+        """All metrics, in Prometheus' text format."""
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)

@@ -9,12 +9,13 @@ import ipaddress
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labyard.core.answers import NO_PATH, error_answer, internal_error
@@ -26,6 +27,8 @@ from labyard.core.settings import Network
 log = structlog.get_logger("labyard.access")
 
 API = "/api/v1"
+# Where a route finds the headers that its answer gets, whatever becomes of it.
+HEADERS = "labyard.headers"
 MAX_BODY = 1024 * 1024  # bytes, where the service names no other limit
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -36,6 +39,8 @@ class Around:
     """`rooted` are the first parts of paths that are served at the root as well as under /api/v1 (contract 1.3).
 
     `body_limits`: bytes, by the path below which they hold; 0 where the route sees to it.
+    `limiter` None: the routes count for themselves. `headers` are in every answer. `answer_error` makes the bodies of
+    errors, from status, code, text and headers.
     """
 
     def __init__(
@@ -43,12 +48,20 @@ class Around:
         app: ASGIApp,
         *,
         metrics: Metrics,
-        limiter: RateLimiter,
+        limiter: RateLimiter | None,
         proxies: Sequence[Network],
         rooted: Collection[str],
         body_limits: Mapping[str, int],
+        headers: Mapping[str, str] | None = None,
+        quiet: re.Pattern[str] = EXEMPT,
+        answer_error: Callable[[int, str, str, Mapping[str, str]], Response] = error_answer,
+        answer_crash: Callable[[], Response] = internal_error,
     ) -> None:
         self.app = app
+        self._headers = dict(headers or {})
+        self._quiet = quiet
+        self._answer_error = answer_error
+        self._answer_crash = answer_crash
         self._metrics = metrics
         self._limiter = limiter
         self._proxies = proxies
@@ -64,9 +77,10 @@ class Around:
         asked_id = headers.get("x-request-id", "")
         request_id = asked_id if _REQUEST_ID.fullmatch(asked_id) else secrets.token_hex(8)
         address = self._client(scope, headers)
-        set_caller(Caller(request_id=request_id, address=address))
+        agent = headers.get("user-agent", "")[:200]
+        set_caller(Caller(request_id=request_id, address=address, user_agent=agent))
         scope["path"] = self._path(scope["path"])
-        extra: dict[str, str] = {"X-Request-ID": request_id}
+        extra = scope[HEADERS] = {"X-Request-ID": request_id, **self._headers}
         status = 0
 
         async def answer(message: Message) -> None:
@@ -84,13 +98,13 @@ class Around:
             log.exception("unexpected error", method=scope["method"], path=_shown(scope["path"]))
             if status:
                 raise  # the answer has begun: closing the connection is all that is left
-            await internal_error()(scope, receive, answer)
+            await self._answer_crash()(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - began
             template = _template(scope)
             self._metrics.answered(scope["method"], template, status or 499, seconds)
             # Probes come every few seconds: the journal is for the rest.
-            quiet = status < 400 and EXEMPT.fullmatch(scope["path"])
+            quiet = status < 400 and self._quiet.fullmatch(scope["path"])
             (log.debug if quiet else log.info)(
                 "request",
                 method=scope["method"],
@@ -104,11 +118,11 @@ class Around:
     async def _limited(
         self, scope: Scope, receive: Receive, answer: Send, headers: Headers, address: str, extra: dict[str, str]
     ) -> None:
-        verdict = await self._limiter.hit(scope["method"], scope["path"], address)
+        verdict = await self._limiter.hit(scope["method"], scope["path"], address) if self._limiter else None
         if verdict:
             extra.update(verdict.headers())
             if not verdict.allowed:
-                response = error_answer(
+                response = self._answer_error(
                     429,
                     "rate_limit_exceeded",
                     f"Too many requests: {verdict.limit} per {verdict.window} s; try again in {verdict.wait} s",
@@ -117,12 +131,13 @@ class Around:
                 await response(scope, receive, answer)
                 return
         if "\0" in scope["path"]:  # what a path holds may go into the database, and PostgreSQL takes no NUL
-            await error_answer(404, "not_found", NO_PATH)(scope, receive, answer)
+            await self._answer_error(404, "not_found", NO_PATH, {})(scope, receive, answer)
             return
         limit = self._body_limit(scope["path"])
         length = headers.get("content-length", "")
         if limit and length.isdigit() and int(length) > limit:
-            await _too_large(limit)(scope, receive, answer)
+            text = f"The body is larger than {limit} bytes"
+            await self._answer_error(413, "content_too_large", text, {"Connection": "close"})(scope, receive, answer)
             return
         await self.app(scope, _counted(receive, limit) if limit else receive, answer)
 
@@ -171,10 +186,6 @@ def _counted(receive: Receive, limit: int) -> Receive:
         return message
 
     return counted
-
-
-def _too_large(limit: int) -> ASGIApp:
-    return error_answer(413, "content_too_large", f"The body is larger than {limit} bytes", {"Connection": "close"})
 
 
 def _shown(path: str) -> str:

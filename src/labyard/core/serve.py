@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import uvicorn
@@ -22,8 +26,23 @@ S = TypeVar("S", bound=Served)
 GRACE = 20
 
 
-def serve(settings_class: type[S], build: Callable[[S], FastAPI]) -> NoReturn:
+@dataclass(frozen=True)
+class Secure:
+    """A second place to listen, with TLS. `fields` are the settings that name it; `protocol` is uvicorn's."""
+
+    host: str
+    port: int
+    fields: tuple[str, str]
+    context: ssl.SSLContext
+    protocol: type[asyncio.Protocol] | str = "httptools"
+
+
+def serve(
+    settings_class: type[S], build: Callable[[S], FastAPI], secure: Callable[[S], Secure | None] = lambda _: None
+) -> NoReturn:
     """Serve what `build` makes of the settings, until SIGTERM or SIGINT. `--help` lists the settings.
+
+    `secure` says where HTTPS is served beside plain HTTP; ValueError or OSError where its files are wrong.
 
     Ends the process: 0 after a clean end, 2 when the settings or the address are wrong, 3 when the app cannot start.
     """
@@ -38,19 +57,17 @@ def serve(settings_class: type[S], build: Callable[[S], FastAPI]) -> NoReturn:
     except ValidationError as error:
         _stop("The settings are wrong:", *problems(settings_class, error), "All settings: --help")
     logging.configure(settings.log_level, handlers=settings.log_handlers())
-    listening = _listen(settings)
-    config = uvicorn.Config(
-        build(settings),
-        http="httptools",
-        loop="uvloop",
-        ws="none",
-        log_config=None,
-        access_log=False,  # the app has its own, without tokens
-        proxy_headers=False,  # the app knows which proxies to trust
-        server_header=False,
-        timeout_graceful_shutdown=GRACE,
-    )
-    server = uvicorn.Server(config)
+    try:
+        also = secure(settings)
+    except (OSError, ValueError) as error:
+        _stop(f"Cannot serve HTTPS: {error}")
+    host, port = (getattr(settings, name) for name in settings.bind_fields)
+    listening = _listen(settings, host, port, settings.bind_fields)
+    securely = _listen(settings, also.host, also.port, also.fields) if also else None
+    app = build(settings)
+    server = _Server(_config(app))
+    if also and securely:
+        server.follow(_config(app, also), securely)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn has its own handlers while it runs, and sends the signal again at the end: that is not for us.
         signal.signal(number, lambda *_: None)
@@ -87,6 +104,9 @@ def describe(settings_class: type[Served]) -> str:
 
 
 def _variable(settings_class: type[Served], name: str) -> str:
+    field = settings_class.model_fields.get(name)
+    if field and isinstance(field.validation_alias, str):
+        return field.validation_alias
     return f"{settings_class.model_config.get('env_prefix', '')}{name}".upper()
 
 
@@ -96,13 +116,57 @@ def _is_secret(settings_class: type[Served], name: str) -> bool:
     return field is None or field.annotation is SecretStr or name.endswith("_url") or logging.is_secret(name)
 
 
-def _listen(settings: Served) -> socket.socket:
-    host, port = (getattr(settings, name) for name in settings.bind_fields)
+def _config(app: FastAPI, secure: Secure | None = None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=secure.protocol if secure else "httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="off" if secure else "auto",
+        log_config=None,
+        access_log=False,  # the app has its own, without tokens
+        proxy_headers=False,  # the app knows which proxies to trust
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        ssl_context_factory=(lambda *_: secure.context) if secure else None,
+    )
+
+
+class _Second(uvicorn.Server):
+    """One beside the first, which takes the signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Server(uvicorn.Server):
+    """Serves a second place as long as it serves the first, with the same app."""
+
+    _second: _Second | None = None
+    _task: asyncio.Task[None] | None = None
+
+    def follow(self, config: uvicorn.Config, listening: socket.socket) -> None:
+        self._second, self._listening = _Second(config), listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._second and not self.should_exit:
+            self._task = asyncio.create_task(self._second.serve([self._listening]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._second and self._task:
+            self._second.should_exit = True
+            await self._task
+        await super().shutdown(sockets)
+
+
+def _listen(settings: Served, host: str, port: int, fields: tuple[str, str]) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        names = [_variable(type(settings), name) for name in settings.bind_fields]
+        names = [_variable(type(settings), name) for name in fields]
         reason = os.strerror(error.errno) if error.errno else str(error)
         _stop(
             f"Cannot listen on {host} port {port}: {reason}. Set {' and '.join(names)} to a free address of this host."

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from labyard.cli import app
 from labyard.client import commands
 from labyard.client.http import ClientError
+from labyard.client.picture import drawn
 from labyard.vms import client as vms_client
 from labyard.vms.cli_console import Plain
-from labyard.vms.cli_screenshot import drawn
 from labyard.vms.cli_where import Where
 from labyard.vms.client import Client
 

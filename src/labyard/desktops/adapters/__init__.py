@@ -1,0 +1,1 @@
+"""One file for each real thing outside: nodes' agents, recorders, the ledger, Redis."""

@@ -1,0 +1,1 @@
+"""Requests and answers, one file per kind of thing."""

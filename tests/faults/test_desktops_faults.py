@@ -1,0 +1,207 @@
+"""Desktops when something dies: what is concerned says so, all of it comes back by itself, no chunk is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+from desks import AGENT, SERVICE, Desk, Thing
+from functions import wait_for
+
+from labyard.lab import Lab
+
+Committed = set[tuple[int, str]]
+# Two processes that do nothing but count, for so many seconds; what they used of the processor.
+HOG_SECONDS = 3
+HOG = f"""
+import os, resource, time
+end = time.monotonic() + {HOG_SECONDS}
+children = [os.fork() for _ in range(2)]
+while 0 in children and time.monotonic() < end: pass
+if 0 in children: os._exit(0)
+for child in children: os.wait()
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
+
+
+@dataclass
+class Recording:
+    """A session that records a server, over all of this file."""
+
+    desk: Desk
+    server: Thing
+    session_id: str
+
+    def committed(self) -> Committed:
+        """Number and hash of every chunk."""
+        return {(chunk["sequence_number"], chunk["merkle_hash"]) for chunk in self.desk.chunks(self.session_id)}
+
+    def goes_on(self, before: Committed) -> None:
+        """What was committed is, and more comes; not one is missing."""
+        self.desk.more_chunks(self.session_id)
+        after = self.committed()
+        assert before <= after
+        assert sorted(number for number, _ in after) == list(range(1, len(after) + 1))
+        assert self.desk.good("GET", f"/sessions/{self.session_id}")["status"] == "recording"
+
+    def holes(self) -> set[str]:
+        """Why pictures are missing."""
+        return {hole["reason"] for hole in self.desk.good("GET", f"/sessions/{self.session_id}")["gaps"]}
+
+    @property
+    def recorder(self) -> str:
+        return f"labyard-recorder@{self.session_id.removeprefix('sess-')}.service"
+
+
+@pytest.fixture(scope="module")
+def desk(lab: Lab) -> Iterator[Desk]:
+    found = Desk(lab)
+    yield found
+    # Whatever a test that failed has left.
+    found.host.run("systemctl start postgresql.service redis-server.service")
+    found.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def recording(desk: Desk) -> Iterator[Recording]:
+    with desk.server() as server, desk.session(server) as session_id:
+        yield Recording(desk, server, session_id)
+
+
+def refused(desk: Desk, method: str, path: str, **body: str) -> tuple[int, str]:
+    answer = desk.ask(method, path, **body)
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_postgresql_is_down_and_comes_back(desk: Desk, recording: Recording) -> None:
+    """Clear answers meanwhile, also to what would change something; what is recorded meanwhile is committed later."""
+    desk.more_chunks(recording.session_id)
+    before = recording.committed()
+    desk.host.check("systemctl stop postgresql.service")
+    try:
+        begun = time.monotonic()
+        assert refused(desk, "GET", "/sessions") == (503, "DB_UNAVAILABLE")
+        assert time.monotonic() - begun < 10
+        assert refused(desk, "POST", f"/sessions/{recording.session_id}/stop") == (503, "DB_UNAVAILABLE")
+        unheard = {
+            "node_id": "nobody",
+            "output_data": "x",
+            "nonce": "unheard",
+            "timestamp": datetime.now(UTC).isoformat(),
+        }
+        assert refused(desk, "POST", "/poot/submit", **unheard) == (503, "DB_UNAVAILABLE")
+        assert desk.ready()["checks"]["postgresql"]["status"] != "healthy"
+    finally:
+        desk.host.check("systemctl start postgresql.service")
+    desk.wait_until_ready()
+    recording.goes_on(before)
+
+
+def test_postgresql_is_killed(desk: Desk, recording: Recording) -> None:
+    before = recording.committed()
+    desk.kill(desk.host.check("systemctl list-units --plain --no-legend 'postgresql@*'").split()[0])
+    desk.wait_until_ready()
+    recording.goes_on(before)
+
+
+def test_redis_is_down_and_comes_back(desk: Desk, recording: Recording) -> None:
+    """All goes on without it, and it is said that it is away."""
+    before = recording.committed()
+    desk.host.check("systemctl stop redis-server.service")
+    try:
+        wait_for("it is said", lambda: desk.ready()["status"] == "degraded")
+        assert desk.good("GET", f"/rdp/servers/{recording.server['server_id']}")["status"] == "running"
+        recording.goes_on(before)
+    finally:
+        desk.host.check("systemctl start redis-server.service")
+    desk.wait_until_ready()
+
+
+@pytest.mark.parametrize("what", ["service", "agent", "recorder"])
+def test_a_part_is_killed(desk: Desk, recording: Recording, what: str) -> None:
+    before = recording.committed()
+    desk.kill({"service": SERVICE, "agent": AGENT, "recorder": recording.recorder}[what])
+    desk.wait_until_ready()
+    recording.goes_on(before)
+    if what == "recorder":
+        wait_for("the hole is on record", lambda: "recorder_restarted" in recording.holes())
+    assert not recording.holes() & {"storage_full", "spool_full", "internal"}
+
+
+def test_xrdp_is_killed(desk: Desk, recording: Recording) -> None:
+    """Clients can come again, to the same desktop."""
+    before, server_id = recording.committed(), recording.server["server_id"]
+    (desktop,) = desk.processes(recording.server, "Xorg")
+    desk.kill(f"labyard-xrdp@{server_id.removeprefix('rdp-')}.service")
+    path = f"/rdp/servers/{server_id}"
+    wait_for(
+        "a login works again", lambda: desk.good("POST", f"{path}/test-connection")["login"]["succeeded"], seconds=30
+    )
+    assert desk.processes(recording.server, "Xorg") == [desktop]
+    assert desk.good("GET", f"{path}/service-status")["restarts"] >= 1
+    recording.goes_on(before)
+
+
+def test_what_was_recorded_through_all_of_it_is_proven(desk: Desk, recording: Recording) -> None:
+    desk.more_chunks(recording.session_id)
+    before = recording.committed()
+    stopped = desk.good("POST", f"/sessions/{recording.session_id}/stop")
+    assert (stopped["status"], stopped["anchoring"]["status"]) == ("stopped", "anchored")
+    assert before <= recording.committed()
+    assert f"{stopped['anchoring']['chunk_count']} chunks" in desk.command("verify", recording.session_id)
+    # Nobody records any more, and nothing waits.
+    key = recording.session_id.removeprefix("sess-")
+    wait_for("nothing is left of the recorder", lambda: not left_of_recorder(desk, key))
+
+
+def left_of_recorder(desk: Desk, key: str) -> str:
+    looked = f"/run /sys/fs/cgroup {desk.host.value('desktop_node_state_dir')}"
+    return str(
+        desk.host.run(
+            f"systemctl list-units --plain --no-legend '*{key}*'; find {looked} -name '*{key}*' 2>/dev/null"
+        ).stdout
+    )
+
+
+def test_sesman_is_killed(desk: Desk) -> None:
+    """The desktop is gone with it: it is said, nothing of it runs on, and it can be started again."""
+    with desk.server() as server:
+        path, key = f"/rdp/servers/{server['server_id']}", server["server_id"].removeprefix("rdp-")
+        desk.host.check(f"systemctl kill --kill-whom main --signal KILL labyard-sesman@{key}.service")
+        wait_for("it is said", lambda: desk.good("GET", path)["status"] == "error")
+        wait_for("nothing of it runs", lambda: not desk.host.run("pgrep --uid %s", server["server_id"]).stdout)
+        assert desk.good("POST", f"{path}/start")["status"] == "running"
+        assert desk.good("POST", f"{path}/test-connection")["login"]["succeeded"]
+    assert desk.left_of(server) == ""
+
+
+def test_a_desktop_that_takes_too_much_harms_nobody(desk: Desk) -> None:
+    """It is held to its processors, killed where it takes memory, and refused more disk; it is said, and it lives."""
+    with desk.server() as server:
+        path, limits = f"/rdp/servers/{server['server_id']}", server["resources"]
+        (desktop,) = desk.processes(server, "Xorg")
+
+        used = float(desk.inside(server, "python3 -c %s", HOG).stdout)
+        assert used <= 1.2 * limits["cpu_limit"] * HOG_SECONDS
+        assert desk.throttled(server) > 0
+
+        greedy = f"kept = [b'x' * 2**20 for _ in range({2 * limits['memory_limit']})]"
+        assert desk.inside(server, "python3 -c %s", greedy).rc != 0
+        wait_for("an alert", lambda: "memory" in alerted(desk, path))
+
+        full = desk.host.run(f"fallocate --length {limits['disk_limit']}M {desk.place(server)}/home/full")
+        assert full.rc != 0 and "No space left" in full.stderr
+
+        assert desk.processes(server, "Xorg") == [desktop]
+        assert desk.good("POST", f"{path}/test-connection")["login"]["succeeded"]
+        desk.wait_until_ready()
+
+
+def alerted(desk: Desk, path: str) -> set[str]:
+    """For which resources of a server there were alerts."""
+    found = desk.good("GET", f"{path}/alerts")
+    return {alert["resource_type"] for alert in found["active_alerts"] + found["alert_history"]}

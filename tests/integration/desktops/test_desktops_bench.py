@@ -1,0 +1,93 @@
+"""How the bench measures RDP servers, with real RDP servers and clients.
+
+That they are xrdp is the lab's matter. Here the node keeps servers in memory, and clients find FreeRDP's own server on
+their ports.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from live_server import LiveServer, free_port
+
+from labyard.bench import desktops, desktops_stand
+from labyard.bench.bench import Bench
+from labyard.desktops.adapters.agent import ServerSpec, ServerStatus
+from labyard.desktops.agent.rdp.negotiate import negotiate
+from labyard.desktops.app import build
+from labyard.desktops.cli_where import Where
+from labyard.desktops.service import Desktops
+from labyard.desktops.settings import Settings
+
+from .conftest import OPERATORS
+from .display import Display
+from .fake_agent import FakeAgent, FakeAgents
+from .test_external import pytestmark as needs_client
+from .test_external import rdp_server, screen
+
+__all__ = ["screen"]
+pytestmark = needs_client
+
+
+def two_ports() -> tuple[int, int]:
+    """Free ones, the second next to the first."""
+    while True:
+        first = free_port()
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", first + 1))
+            return first, first + 1
+
+
+class Agent(FakeAgent):
+    """Names the certificate that is really there."""
+
+    def server_start(self, spec: ServerSpec, request_id: str) -> ServerStatus:
+        found = negotiate("127.0.0.1", spec.port, True, 10).certificate_sha256
+        status = replace(super().server_start(spec, request_id), certificate_sha256=found)
+        self.servers[spec.server_id] = status
+        return status
+
+
+@pytest.fixture
+def service(settings: Settings, screen: Display, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktops]:
+    agents = FakeAgents()
+    agents.agent = Agent()
+    ports = two_ports()
+    changed = settings.model_copy(
+        update={"agent_socket": tmp_path / "agent.sock", "rdp_first_port": ports[0], "rdp_last_port": ports[1]}
+    )
+
+    def make() -> FastAPI:
+        return build(changed, agents)
+
+    with ExitStack() as stack:
+        for port in ports:
+            (tmp_path / str(port)).mkdir()
+            stack.enter_context(rdp_server(screen, tmp_path / str(port), port))
+        server = LiveServer(make, free_port())
+        stack.callback(server.stop)
+        found: Desktops = server.app.state.desktops
+        token = found.auth.issue("bench", list(OPERATORS), timedelta(hours=1))
+        monkeypatch.setattr(desktops_stand, "Where", lambda *_: Where(tmp_path, server.url, token))
+        yield found
+
+
+def test_servers_are_measured_and_gone(service: Desktops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desktops, "STARTS", 2)
+    monkeypatch.setattr(desktops, "FRAMES", 1)
+    monkeypatch.setattr(desktops, "TOGETHER", 2)
+    said: list[str] = []
+    bench = Bench(tmp_path, tmp_path, said.append)
+    assert desktops.rdp_ready(bench) > 0
+    assert desktops.first_frame(bench) > 0
+    assert desktops.concurrent_rdp(bench) == 2
+    assert len(said) == 4
+    with desktops_stand.stand_of(bench) as stand:
+        assert stand.api.servers() == []

@@ -1,0 +1,120 @@
+"""The desktop of an RDP server that is not ours, recorded by way of a real RDP client."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_server import free_port
+
+from labyard.desktops.adapters.agent import AgentRefused, RecordSpec
+
+from .display import Display, display, needs_display
+from .media import colours, is_colour
+from .node import RecordingAgent, recording_agent
+from .test_sessions import until
+
+missing = [name for name in ("xfreerdp", "freerdp-shadow-cli") if not shutil.which(name)]
+pytestmark = [needs_display, pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")]
+
+SESSION = "sess-00000000000000e1"
+
+
+@contextmanager
+def rdp_server(screen: Display, folder: Path, port: int = 0) -> Iterator[int]:
+    """Shares the display over RDP, with a certificate of its own making. Asks for no password."""
+    port = port or free_port()
+    environment = {**os.environ, "DISPLAY": f":{screen.number}", "XAUTHORITY": str(screen.cookie), "HOME": str(folder)}
+    command = ["freerdp-shadow-cli", f"/port:{port}", "/bind-address:127.0.0.1", "-auth", "/sec:tls"]
+    with (folder / "shadow.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        until(lambda: _listens(port))
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _listens(port: int) -> bool:
+    listening = Path("/proc/net/tcp").read_text()
+    return f":{port:04X} 00000000:0000 0A" in listening
+
+
+@pytest.fixture
+def screen(tmp_path: Path) -> Iterator[Display]:
+    (tmp_path / "x").mkdir()
+    with display(tmp_path / "x") as running:
+        running.paint("#30a060")
+        yield running
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[RecordingAgent]:
+    with recording_agent(tmp_path / "node") as agent:
+        yield agent
+
+
+def spec(port: int, **more: Any) -> RecordSpec:
+    target = {"kind": "external", "host": "127.0.0.1", "port": port, "username": "somebody", "domain": None}
+    target |= {"password": "Tr0ub4dor", "use_tls": True, "ignore_cert": True, **more}
+    return RecordSpec(SESSION, target, 5, 640, 480, "high", None, False, False, 0.5)
+
+
+def test_its_desktop_is_recorded(agent: RecordingAgent, screen: Display, tmp_path: Path) -> None:
+    with rdp_server(screen, tmp_path) as port:
+        started = agent.record_start(spec(port), "r")
+        assert (started.width, started.height) == (640, 480)
+        until(lambda: agent.record_status(SESSION).segments >= 4)
+        assert "Tr0ub4dor" not in command_lines()
+        stopped = agent.record_stop(SESSION, "r")
+    shown = colours(list(agent.segments(SESSION, 0))[-1].data)
+    assert is_colour(shown[-1], "#30a060", by=20), shown
+    assert stopped.gaps == ()
+
+
+def test_a_connection_that_ends_is_no_black_picture(agent: RecordingAgent, screen: Display, tmp_path: Path) -> None:
+    with rdp_server(screen, tmp_path) as port:
+        agent.record_start(spec(port), "r")
+        until(lambda: agent.record_status(SESSION).segments >= 2)
+        there = x_servers()
+    lost = until(lambda: status if (status := agent.record_status(SESSION)).error else None)
+    assert lost.state == "starting"
+    until(lambda: x_servers() < there)
+    agent.record_stop(SESSION, "r")
+    for segment in agent.segments(SESSION, 0):
+        assert all(is_colour(colour, "#30a060", by=20) for colour in colours(segment.data)[1:])
+
+
+def test_a_certificate_that_nobody_vouches_for(agent: RecordingAgent, screen: Display, tmp_path: Path) -> None:
+    with rdp_server(screen, tmp_path) as port, pytest.raises(AgentRefused, match=r"ended|shows nothing") as refused:
+        agent.record_start(spec(port, ignore_cert=False), "r")
+    assert refused.value.code == "SES_NO_RDP_TARGET"
+
+
+def test_nobody_listens(agent: RecordingAgent) -> None:
+    began = time.monotonic()
+    with pytest.raises(AgentRefused, match="nobody listens"):
+        agent.record_start(spec(free_port()), "r")
+    assert time.monotonic() - began < 60
+    assert agent.record_list() == ()
+
+
+def x_servers() -> int:
+    return command_lines().count("Xvfb\0")
+
+
+def command_lines() -> str:
+    """Of all processes."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # it ended while we looked
+            found.append((entry / "cmdline").read_text(errors="replace"))
+    return "\n".join(found)
