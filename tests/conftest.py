@@ -21,8 +21,25 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long ones first, so that of two workers none is left with one when all else is done."""
+    """Long ones first, so that of two workers none is left with one when all else is done. Tests of the built lab are
+    grouped by what they share, for workers of `--dist loadgroup`."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.path.parent.name in ("roles", "flows", "faults"):
+            item.add_marker(pytest.mark.xdist_group(lab_group(item)))
+
+
+def lab_group(item: pytest.Item) -> str:
+    """Tests of one group run one after the other, since they use the same hosts. What makes and counts containers on
+    this machine is a group too."""
+    name, fixtures = item.path.stem, getattr(item, "fixturenames", [])
+    if {"inventory", "second_lab", "isc_lab"} & set(fixtures) or name in ("test_lab_engine", "test_lab_image"):
+        return "machine"
+    host = item.callspec.params.get("host") if hasattr(item, "callspec") else None
+    for group in ("evse", "faas", "desktop"):
+        if name.startswith(f"test_{group}") or (host and any(role.startswith(group) for role in host.roles)):
+            return group
+    return "netboot"
 
 
 @pytest.fixture

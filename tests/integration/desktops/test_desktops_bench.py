@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from live_server import LiveServer, free_port
+from live_server import LiveServer
+from ports import free_port
 
 from labyard.bench import desktops, desktops_stand
 from labyard.bench.bench import Bench

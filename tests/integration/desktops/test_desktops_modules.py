@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from fastapi import FastAPI
-from live_server import LiveServer, free_port
+from live_server import LiveServer
+from ports import free_port
 
 from labyard.desktops.app import build
 from labyard.desktops.settings import Settings

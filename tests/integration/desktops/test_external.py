@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_server import free_port
+from ports import free_port
 
 from labyard.desktops.adapters.agent import AgentRefused, RecordSpec
 
