@@ -20,7 +20,7 @@ from PIL import Image
 from labyard.lab import Lab
 
 COLOUR = "#c02040"
-# What the client saw, for people.
+# What the client saw first, for people.
 PICTURE = Path(__file__).parents[2] / "build/desktops/client.png"
 
 
@@ -95,7 +95,7 @@ class TestTheDesktop:
 
     def test_shows_itself_to_a_client_that_logs_in(self, story: Story) -> None:
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
-        story.painted.save(PICTURE)
+        story.first.save(PICTURE)
         assert story.first.size == story.painted.size == (1280, 720)
         assert len(story.connections) == 1
 
