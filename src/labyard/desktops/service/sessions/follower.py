@@ -94,8 +94,9 @@ class Follower:
                 return intake.full
             self._looked = time.monotonic()
             status = self._status(row)
-        except AgentRefused:
-            return RECORDER_FAILED
+        except AgentRefused as error:
+            # It knows nothing of the recorder: the machine went down, and what lay in its memory with it.
+            return CRASHED if error.code == "SES_NOT_FOUND" else RECORDER_FAILED
         except AgentError as error:
             return self._trouble(str(error), NODE_LOST)
         if status is None:
