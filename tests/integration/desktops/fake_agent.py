@@ -22,6 +22,7 @@ class FakeAgent:
         self.fail: dict[str, Exception] = {}
         self.taken_ports: set[int] = set()
         self.free_memory = 4 * GIB
+        self.latency_ms = 3.0
         self.usage = Usage("", 50.0, 10.0, 1.0, 100.0, 200.0, "cgroup", {"connections": ["10.0.0.9:5000"]})
         self.gate = threading.Event()
         self.gate.set()
@@ -101,7 +102,7 @@ class FakeAgent:
             "tls": {"version": "TLSv1.3", "cipher": "X", "certificate_sha256": "ab" * 32},
             "protocol": "tls",
             "login": {"attempted": username is not None, "succeeded": right, "reason": None},
-            "latency_ms": 3.0,
+            "latency_ms": self.latency_ms,
         }
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 
 from integration.desktops.conftest import OPERATORS, Caller
 from integration.desktops.fake_agent import GIB, FakeAgent, FakeAgents
+from integration.desktops.test_desktops_poot import poot_like
 from labyard.core.clock import now
 from labyard.desktops.adapters.agent import AgentRefused, AgentTimeout, AgentUnreachable
 from labyard.desktops.models import AuditEntry, DeskSession, PortLease, RdpServer
@@ -261,6 +262,22 @@ class TestUsage:
             return alerts["active_alerts"] + alerts["alert_history"]
 
         assert until(seen)[0]["resource_type"] == "memory"
+
+
+class TestQuality:
+    def test_probes_move_the_score_of_the_node(self, operator: Caller, agent: FakeAgent) -> None:
+        """Each server is probed as soon as it runs; one that answers slowly counts as one that does not."""
+
+        def quality() -> Any:
+            poot = operator.post("/poot/submit", json=poot_like(node_id="node_local")).json()["poot_id"]
+            return operator.post(f"/poot/{poot}/validate").json()["inputs"]["session_quality"]
+
+        assert quality() == 0
+        started(operator)
+        until(lambda: quality() == 1)
+        agent.latency_ms = 900.0
+        started(operator)
+        until(lambda: quality() == 0.5)
 
 
 class TestRoom:
