@@ -9,6 +9,7 @@ import json
 import secrets
 import shlex
 import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,29 @@ class Desk:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
+    def token(self, roles: str) -> str:
+        """For an hour, from the host."""
+        return self.host.check(issue("check", roles)).strip()
+
+    def revoked_token(self) -> str:
+        """One that was good a moment ago."""
+        token = self.token("auditor")
+        assert self.ask_with(token, "GET", "/sessions").is_success
+        assert self.ask_with(token, "POST", "/auth/revoke").status_code == 204
+        return token
+
+    def ask_with(self, token: str, method: str, path: str) -> httpx.Response:
+        """As `ask`, with another token; without one where it is empty."""
+        return self.http.request(
+            method, f"/api/v1{path}", headers={"Authorization": f"Bearer {token}" if token else ""}
+        )
+
+    def refused_with(self, token: str) -> str:
+        """The code of the 401 that this token gets."""
+        answer = self.ask_with(token, "GET", "/sessions")
+        assert answer.status_code == 401 and answer.headers["www-authenticate"], answer.text
+        return str(answer.json()["error"]["code"])
+
     def command(self, *words: str, status: int = 0) -> str:
         """What `labyard desktops …` of this lab prints."""
         done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["desktops", "--inventory", self._inventory, *words])
@@ -123,8 +147,20 @@ class Desk:
             found = {"status": "away"}
         return found
 
-    def wait_until_ready(self) -> None:
-        wait_for("the service is ready", lambda: self.ready()["status"] == "ready")
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        wait_for("the service is ready", lambda: self.ready()["status"] == "ready", seconds)
+
+    @property
+    def container(self) -> str:
+        """The host's container on this machine; empty where the host is none."""
+        kind, _, name = self.host.url.partition("://")
+        return name if kind == "docker" else ""
+
+    def crash(self) -> None:
+        """The host ends at once, as when its power fails, and comes up again; returns when the service is ready."""
+        for verb in ("kill", "start"):
+            subprocess.run(["docker", verb, self.container], check=True, capture_output=True, timeout=120)
+        self.wait_until_ready(seconds=180)
 
     def process(self, unit: str) -> int:
         return int(self.host.check("systemctl show --property MainPID --value %s", unit))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
-from desks import AGENT, SERVICE, Desk, Thing
+from desks import AGENT, SERVER, SERVICE, Desk, Thing
 from functions import wait_for
 
 from labyard.lab import Lab
@@ -110,11 +110,13 @@ def test_postgresql_is_killed(desk: Desk, recording: Recording) -> None:
 
 
 def test_redis_is_down_and_comes_back(desk: Desk, recording: Recording) -> None:
-    """All goes on without it, and it is said that it is away."""
+    """All goes on without it, and it is said that it is away; a revoked token stays so."""
     before = recording.committed()
+    revoked = desk.revoked_token()
     desk.host.check("systemctl stop redis-server.service")
     try:
         wait_for("it is said", lambda: desk.ready()["status"] == "degraded")
+        assert desk.refused_with(revoked) == "AUTH_REVOKED"
         assert desk.good("GET", f"/rdp/servers/{recording.server['server_id']}")["status"] == "running"
         recording.goes_on(before)
     finally:
@@ -206,3 +208,39 @@ def alerted(desk: Desk, path: str) -> set[str]:
     """For which resources of a server there were alerts."""
     found = desk.good("GET", f"{path}/alerts")
     return {alert["resource_type"] for alert in found["active_alerts"] + found["alert_history"]}
+
+
+def test_the_host_crashes(desk: Desk) -> None:
+    """What was committed is sealed and proven; the server says that it failed, keeps its port, and starts again."""
+    if not desk.container:
+        pytest.skip(f"{desk.host.name} is no container of this machine, and only such a host is made to crash")
+    with desk.server() as server, desk.session(server) as session_id:
+        recording, idle = Recording(desk, server, session_id), desk.good("POST", "/rdp/servers", **SERVER)
+        desk.more_chunks(session_id)
+        before, revoked = recording.committed(), desk.revoked_token()
+        desk.crash()
+
+        path = f"/sessions/{session_id}"
+        wait_for("it is sealed", lambda: desk.good("GET", path)["status"] == "stopped")
+        assert desk.good("GET", path)["stop_reason"] == "crash_recovered"
+        assert desk.good("GET", f"{path}/anchoring")["status"] == "anchored"
+        assert before <= recording.committed()
+        assert f"{len(recording.committed())} chunks" in desk.command("verify", session_id)
+        assert desk.refused_with(revoked) == "AUTH_REVOKED"
+
+        path = f"/rdp/servers/{server['server_id']}"
+        wait_for("it is said", lambda: desk.good("GET", path)["status"] == "error")
+        started = desk.good("POST", f"{path}/start")
+        assert (started["status"], started["port"]) == ("running", server["port"])
+        assert desk.good("POST", f"{path}/test-connection")["login"]["succeeded"]
+        assert desk.good("GET", path)["enforcement"] == server["enforcement"]
+
+        other = f"/rdp/servers/{idle['server_id']}"
+        assert desk.good("GET", other)["status"] == "stopped"
+        assert desk.ask("DELETE", other).status_code == 204
+    assert desk.left_of(server) == desk.left_of(idle) == ""
+
+
+def test_the_audit_log_is_whole_after_all_of_it(desk: Desk) -> None:
+    found = desk.good("GET", "/audit/verify")
+    assert (found["valid"], found["first_bad"]) == (True, None)

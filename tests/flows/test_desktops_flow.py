@@ -165,6 +165,44 @@ class TestTheRecording:
         assert desk.ask("POST", f"/poot/{poot}/payout", wallet_address="W-check").status_code == 409
         assert poot in desk.good("GET", f"/sessions/{story.session_id}")["poot_references"]
 
+    def test_is_on_the_audit_log(self, desk: Desk, story: Story) -> None:
+        """What was done with it, and by whom, in a chain that holds."""
+        chunk = desk.chunks(story.session_id)[-1]
+        desk.media(chunk)
+        done = set()
+        for one in (story.server["server_id"], story.session_id, chunk["chunk_id"]):
+            for entry in desk.good("GET", f"/audit?resource_id={one}&result=success")["entries"]:
+                done.add((entry["event_type"], entry["action"], entry["actor"]["sub"]))
+        assert done >= {
+            ("rdp", "create", "check"), ("rdp", "start", "check"), ("rdp", "credential_read", "check"),
+            ("session", "create", "check"), ("session", "start", "check"), ("session", "stop", "check"),
+            ("session", "content", "check"),
+        }  # fmt: skip
+        chain = desk.good("GET", "/audit/verify")
+        assert (chain["valid"], chain["first_bad"]) == (True, None) and chain["entries"] >= len(done)
+
+
+def test_a_session_has_a_desktop_made_for_it(desk: Desk) -> None:
+    """By the creation of the session; it cannot be stopped while it is recorded, and goes when the session stops."""
+    target = {"host": "own", "username": "check", "provisioning": "auto"}
+    made = desk.good("POST", "/sessions", name="own", rdp_config=target, recording_config={"frame_rate": 5})
+    session, server_id = f"/sessions/{made['session_id']}", made["provisioning"]["server_id"]
+    try:
+        assert made["provisioning"]["state"] == "provisioned", desk.good("GET", f"{session}/errors")
+        server = desk.good("GET", f"/rdp/servers/{server_id}")
+        assert (server["status"], server["node_id"]) == ("running", "node_local")
+        binding = desk.good("POST", f"{session}/start")["binding"]
+        assert (binding["kind"], binding["server_id"]) == ("auto", server_id)
+        desk.more_chunks(made["session_id"], 1)
+        refused = desk.ask("POST", f"/rdp/servers/{server_id}/stop")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "RDP_HAS_SESSIONS")
+        assert desk.good("POST", f"{session}/stop")["anchoring"]["status"] == "anchored"
+        assert desk.ask("GET", f"/rdp/servers/{server_id}").status_code == 404
+        assert desk.left_of(server) == ""
+    finally:
+        desk.ask("POST", f"{session}/stop")
+        assert desk.ask("DELETE", session).status_code == 204
+
 
 def test_a_server_by_hand_from_create_to_delete(desk: Desk) -> None:
     made = json.loads(
@@ -189,6 +227,17 @@ def test_a_server_by_hand_from_create_to_delete(desk: Desk) -> None:
         desk.command("servers", "delete", name)
     assert desk.left_of(made) == ""
     assert desk.ask("GET", f"/rdp/servers/{name}").status_code == 404
+
+
+def test_a_token_is_good_until_it_is_revoked_and_for_its_roles_only(desk: Desk) -> None:
+    assert desk.refused_with("") == "AUTH_MISSING"
+    assert desk.refused_with("nonsense") == "AUTH_INVALID"
+    assert desk.refused_with(desk.token("auditor") + "x") == "AUTH_INVALID"
+    assert desk.refused_with(desk.revoked_token()) == "AUTH_REVOKED"
+    forbidden = desk.ask_with(desk.token("node_viewer"), "POST", "/nodes")
+    assert (forbidden.status_code, forbidden.json()["error"]["code"]) == (403, "AUTH_FORBIDDEN")
+    last = desk.good("GET", "/audit?result=forbidden&limit=1")["entries"][0]
+    assert (last["actor"]["sub"], last["action"]) == ("check", "POST /api/v1/nodes")
 
 
 def test_the_hosts_own_node_is_known_by_its_agent(desk: Desk) -> None:
