@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,25 +23,38 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long ones first, so that of two workers none is left with one when all else is done. Tests of the built lab are
-    grouped by what they share, for workers of `--dist loadgroup`."""
+    """Long ones first, so that of two workers none is left with one when all else is done."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        if item.path.parent.name in ("roles", "flows", "faults"):
-            item.add_marker(pytest.mark.xdist_group(lab_group(item)))
 
 
-def lab_group(item: pytest.Item) -> str:
-    """Tests of one group run one after the other, since they use the same hosts. What makes and counts containers on
-    this machine is a group too."""
-    name, fixtures = item.path.stem, getattr(item, "fixturenames", [])
-    if {"inventory", "second_lab", "isc_lab"} & set(fixtures) or name in ("test_lab_engine", "test_lab_image"):
-        return "machine"
-    host = item.callspec.params.get("host") if hasattr(item, "callspec") else None
-    for group in ("evse", "faas", "desktop"):
-        if name.startswith(f"test_{group}") or (host and any(role.startswith(group) for role in host.roles)):
-            return group
-    return "netboot"
+# By how their files' names begin: tests of the lab that use the same hosts, or make and count containers of this machine.
+# All others are about network boot and VMs.
+LAB_GROUPS = {
+    "machine": ("bad_input", "builds", "desktop", "isc_dhcp", "lab_engine", "lab_image", "postgresql", "redis"),
+    "evse": ("evse", "mdns"),
+    "faas": ("faas", "runc_host"),
+}
+
+
+def lab_group(nodeid: str) -> str:
+    """Tests of one group run one after the other."""
+    name = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
+    return next((group for group, names in LAB_GROUPS.items() if name.startswith(names)), "netboot")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadscope`, workers take groups. Not by the marker `xdist_group`: pytest-xdist 3.8 loses that with
+    pytest 9.2."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class LabScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return lab_group(nodeid)
+
+    return LabScheduling(config, log)
 
 
 @pytest.fixture

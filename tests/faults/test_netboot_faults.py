@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from second_lab import Inventory
 
 from labyard.lab import LabHost
 from labyard.testing import NetbootApi, PoweredMachine
@@ -105,3 +106,11 @@ def test_a_disk_daemon_killed_under_a_session_is_rebuilt(
         finally:
             machine.power_off()
     assert (reports["done"], reports["disk.marker"].lower()) == ("ok", machine.machine.mac.lower())
+
+
+def test_dhcp_is_refused_on_a_network_that_is_not_named(lab: Any, inventory: Inventory) -> None:
+    host = lab.host("netboot")
+    before = host.check("sha256sum /etc/kea/kea-dhcp4.conf")
+    done = inventory.run("site.yml", "--tags", "netboot", "--extra-vars", '{"dhcp_interfaces": ["eth0"]}')
+    assert done.returncode != 0 and "DHCP is never answered on a network" in done.stdout, done.stdout[-3000:]
+    assert host.check("sha256sum /etc/kea/kea-dhcp4.conf") == before

@@ -2,6 +2,7 @@
 
 LABYARD_DESKTOPS_URL and LABYARD_DESKTOPS_TOKEN name one that runs already, LABYARD_DESKTOPS_DATABASE_URL and
 LABYARD_DESKTOPS_REDIS_URL what it stands on. Otherwise each worker starts one of its own, with PostgreSQL and Redis.
+LABYARD_DESKTOPS_RESULT names a file, from the checkout, for what came of the run.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,12 +23,20 @@ from sqlalchemy.orm import Session
 
 from integration import postgresql, redis_server
 from integration.desktops.service_process import ServiceProcess
+from integration.results import outcome, write_result
 from labyard.core.clock import as_text, now
 from labyard.core.database import Database
 
 ROLES = "session_manager,rdp_operator,node_operator"
 URL, TOKEN = "LABYARD_DESKTOPS_URL", "LABYARD_DESKTOPS_TOKEN"
 DATABASE_URL, REDIS_URL = "LABYARD_DESKTOPS_DATABASE_URL", "LABYARD_DESKTOPS_REDIS_URL"
+_began = time.monotonic()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    path, found = os.environ.get("LABYARD_DESKTOPS_RESULT"), outcome(terminalreporter)
+    if path and found is not None:
+        write_result(config.rootpath / path, {**found, "seconds": round(time.monotonic() - _began, 1)})
 
 
 @dataclass(frozen=True)
