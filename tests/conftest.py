@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # By how their files' names begin: tests of the lab that use the same hosts, or make and count containers of this machine.
 # All others are about network boot and VMs.
 LAB_GROUPS = {
-    "machine": ("bad_input", "builds", "desktop", "isc_dhcp", "lab_engine", "lab_image", "postgresql", "redis"),
+    "machine": ("bad_input", "builds", "desktop", "isc_dhcp", "lab_", "postgresql", "redis"),
     "evse": ("evse", "mdns"),
     "faas": ("faas", "runc_host"),
 }
