@@ -246,7 +246,15 @@ def test_the_hosts_own_node_is_known_by_its_agent(desk: Desk) -> None:
     memory = int(desk.host.check("awk '/MemTotal/ {print $2}' /proc/meminfo")) * 1024
     assert node["hardware_observed"]["memory"]["total_bytes"] == memory
     usage = desk.good("GET", "/nodes/node_local/usage")
-    assert usage["source"] == "agent" and 0 < usage["memory_percent"] <= 100
+    assert usage["source"] == "agent"
+    available = int(desk.host.check("awk '/MemAvailable/ {print $2}' /proc/meminfo")) * 1024
+    # Other tests take and give memory between the two looks.
+    assert usage["memory_percent"] == pytest.approx(100 * (1 - available / memory), abs=20)
+    assert 0 < usage["cpu_percent"] <= 100 and len(usage["detail"]["cpu"]["load"]) == 3
+    assert usage["detail"]["network"]
+    for name, counted in usage["detail"]["network"].items():
+        now = int(desk.host.check(f"cat /sys/class/net/{name}/statistics/rx_bytes"))
+        assert 0 < counted["bytes_recv"] <= now, name
     assert desk.good("GET", "/nodes/node_local/usage/history?duration=1h")["usage_history"]
     assert "node_local" in desk.command("nodes", "list", "--json")
     desk.command("status")

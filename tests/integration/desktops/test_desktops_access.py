@@ -24,7 +24,7 @@ from labyard.desktops.service.tokens import Tokens
 
 from .conftest import Caller
 from .test_desktops_nodes import node_like
-from .test_desktops_poot import poot_like
+from .test_desktops_poot import load, poot_like
 
 PASSWORD = "correct horse battery"
 ROLES = [Role.NODE_VIEWER]
@@ -390,6 +390,48 @@ class TestAudit:
         entry = next(row for row in rows if row["result"] == "forbidden")
         assert entry["actor"]["sub"] == "alice" and entry["actor"]["ip"] and entry["request_id"]
         assert admin.get("/audit?result=forbidden").json()["total"] == 1
+
+    def test_every_kind_of_change_is_on_it(
+        self, operator: Caller, admin: Caller, caller: Callable[..., Caller]
+    ) -> None:
+        """Of RDP servers and recordings: test_desktops_rdp.py, and the lab's tests/flows/test_desktops_flow.py."""
+
+        def good(who: Caller, method: str, path: str, body: Any = None) -> Any:
+            answer = who.request(method, path, json=body)
+            assert answer.is_success, answer.text
+            return answer.json() if answer.content else None
+
+        node = good(operator, "POST", "/nodes", node_like())["node_id"]
+        load(admin, node)
+        poots = [good(operator, "POST", "/poot/submit", poot_like(node_id=node))["poot_id"] for _ in range(2)]
+        good(operator, "POST", "/poot/batch/validate", {"poot_ids": poots})
+        good(operator, "POST", "/poot/batch/payout", {"poot_ids": poots, "wallet_address": "W"})
+        good(caller("officer", Role.PAYOUT_OFFICER), "POST", "/payouts/withdrawals", {"wallet_address": "W"})
+        for verb in ("start", "maintenance", "stop"):
+            good(operator, "POST", f"/nodes/{node}/{verb}")
+        good(admin, "POST", "/nodes/pools", {"pool_id": "pool_x", "name": "X", "max_nodes": 5})
+        good(admin, "PUT", "/nodes/pools/pool_x", {"name": "Y"})
+        good(operator, "PUT", f"/nodes/{node}/pool", {"pool_id": "pool_x"})
+        good(operator, "DELETE", f"/nodes/{node}")
+        good(admin, "DELETE", "/nodes/pools/pool_x")
+        target = {"host": "a.test", "username": "u", "password": PASSWORD, "provisioning": "none"}
+        made = good(operator, "POST", "/sessions", {"name": "s", "rdp_config": target})["session_id"]
+        good(operator, "PUT", f"/sessions/{made}/metadata", {"priority": "high"})
+        good(operator, "DELETE", f"/sessions/{made}")
+        good(admin, "POST", "/users", {"username": "carol", "password": PASSWORD, "roles": ["auditor"]})
+        good(admin, "PUT", "/users/carol", {"roles": []})
+        good(admin, "DELETE", "/users/carol")
+
+        entries = good(admin, "GET", "/audit?limit=100&result=success")["entries"]
+        done = {f"{entry['event_type']} {entry['action']}" for entry in entries}
+        assert done >= {
+            "node create", "node start", "node maintenance", "node stop", "node move", "node delete", "pool create",
+            "pool update", "pool delete", "operational_record import", "poot submit", "poot validate", "payout pay",
+            "withdrawal create", "session create", "session metadata", "session delete", "user create", "user update",
+            "user delete",
+        }  # fmt: skip
+        assert PASSWORD not in json.dumps(entries)
+        assert good(admin, "GET", "/audit/verify")["valid"]
 
     def test_the_chain_holds_and_a_change_is_found(self, service: Desktops, admin: Caller) -> None:
         with ThreadPoolExecutor(8) as pool:

@@ -140,6 +140,27 @@ def test_kill_and_start_again(running: ServiceProcess, operator: httpx.Client) -
     assert not [secret for secret in secrets if secret in running.log()]
 
 
+def test_debug_shows_every_request_and_no_secret(postgresql: Server, redis: Redis, tmp_path: Path) -> None:
+    with postgresql.database() as url:
+        process = ServiceProcess(tmp_path, url, redis.url, DESKTOPS_LOG_LEVEL="debug")
+        try:
+            token = process.token("session_manager")
+            http = httpx.Client(
+                base_url=process.http.base_url, headers={"Authorization": f"Bearer {token}"}, timeout=60
+            )
+            target = {"host": "a.test", "username": "u", "password": "Tr0ub4dor", "provisioning": "none"}
+            # What asks for health every few seconds is left out of `info`.
+            http.get("/ready", headers={"X-Request-ID": "looked-at-ready"})
+            made = http.post("/api/v1/sessions", json={"name": "s", "rdp_config": target})
+            assert made.status_code == 201, made.text
+            http.post("/api/v1/auth/token", json={"username": "nobody", "password": "Tr0ub4dor"})
+        finally:
+            process.stop()
+    log = process.log()
+    assert "looked-at-ready" in log and made.headers["x-request-id"] in log
+    assert not [secret for secret in (token, "Tr0ub4dor") if secret in log]
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
