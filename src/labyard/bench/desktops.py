@@ -151,6 +151,11 @@ def capture_drop(bench: Bench) -> float:
     return _of_processes(bench, f"{MEASURED}::test_recording")["drop_pct"]
 
 
+def end_to_end(bench: Bench) -> float:
+    """Median, in s, from a change of a recorded display until it is in a committed chunk."""
+    return _of_processes(bench, f"{MEASURED}::test_recording")["end_to_end_s"]
+
+
 def lost_chunks(bench: Bench) -> float:
     """Committed chunks that are missing after recorder, service, PostgreSQL and Redis were killed in turn."""
     return _of_processes(bench, KILLED)["lost_chunks"]
@@ -164,5 +169,6 @@ MEASURES: dict[str, Measure] = {
     "desktops.poot_batch_ms": poot_batch,
     "desktops.payouts_per_s": payouts_per_s,
     "desktops.capture_drop_pct": capture_drop,
+    "desktops.end_to_end_s": end_to_end,
     "desktops.lost_chunks": lost_chunks,
 }

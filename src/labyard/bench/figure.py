@@ -92,6 +92,9 @@ TARGETS: tuple[Target, ...] = (
     Target("desktops.poot_batch_ms", "ms", 500, "lower", "100 PoOT validated in one call, median"),
     Target("desktops.payouts_per_s", "1/s", 200, "higher", "PoOT paid in one batch of 1000"),
     Target("desktops.capture_drop_pct", "%", 1, "lower", "frames dropped, three recordings with 5 frames a second"),
+    Target(
+        "desktops.end_to_end_s", "s", 3.5, "lower", "a change of the picture until it is in a committed chunk, median"
+    ),
     Target("desktops.lost_chunks", "", 0, "lower", "committed chunks lost while everything is killed in turn"),
 )
 

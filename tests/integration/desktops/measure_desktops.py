@@ -24,6 +24,7 @@ from labyard.core.database import Database
 from labyard.desktops.adapters.agent import ServerStatus, Usage
 
 from .display import display, needs_display
+from .media import colours, is_colour
 from .node import Desk, add_desk, recording_agent
 from .service_process import ServiceProcess
 from .test_desktops_nodes import node_like
@@ -35,6 +36,7 @@ NODES, SESSIONS, POOTS = 50, 100, 50
 RATE, SECONDS = 100, 20
 BATCH, PAID = 100, 1000
 DISPLAYS, FRAME_RATE, RECORDED = 3, 5, 20
+SEEN = ("#e0e020", "#2020e0", "#e020e0", "#20e0e0", "#e02020")
 # As where a server is not a test's.
 DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 
@@ -162,8 +164,35 @@ def test_recording(tmp_path: Path, record_property: Record) -> None:
             for desk in desks.all.values():
                 desk.display.paint(colour)
             time.sleep(0.5)
+        (first, *_), (session_id, *_) = desks.all.values(), sessions
+        late = [_seen_after(who, session_id, first, colour) for colour in SEEN]
         found = [stopped(who, session_id)["final_statistics"]["recording_stats"] for session_id in sessions]
+    record_property("end_to_end_s", statistics.median(late))
     frames, dropped = (sum(one[name] for one in found) for name in ("total_frames", "dropped_frames"))
     assert frames
     record_property("drop_pct", 100 * dropped / (frames + dropped))
-    record_property("say", f"{frames} frames of {DISPLAYS} displays, {dropped} dropped")
+    told = ", ".join(f"{seconds:.1f}" for seconds in late)
+    record_property(
+        "say", f"{frames} frames of {DISPLAYS} displays, {dropped} dropped; a change committed after {told} s"
+    )
+
+
+def _seen_after(who: Any, session_id: str, desk: Desk, colour: str) -> float:
+    """Seconds from the painting of a display until a committed chunk shows it."""
+    newest = f"/sessions/{session_id}/chunks?limit=100"
+    done = made(who.get(newest))["chunks"][-1]["sequence_number"]
+    began = time.perf_counter()
+    desk.display.paint(colour)
+
+    def shows(chunk: dict[str, Any]) -> bool:
+        media = who.get(f"/sessions/{session_id}/chunks/{chunk['chunk_id']}/content").content
+        return is_colour(colours(media)[-1], colour)
+
+    def seen() -> bool:
+        nonlocal done
+        fresh = [chunk for chunk in made(who.get(newest))["chunks"] if chunk["sequence_number"] > done]
+        done += len(fresh)
+        return any(shows(chunk) for chunk in fresh)
+
+    until(seen)
+    return time.perf_counter() - began
