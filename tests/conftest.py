@@ -27,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-# By how their files' names begin: tests that use the same hosts of the lab, or count containers of this machine.
-# All others are about network boot and VMs.
+# By how their files' names begin: tests of the lab that use the same hosts, or that make and count containers of this
+# machine. All others are about network boot and VMs.
 LAB_GROUPS = {
     "machine": ("bad_input", "builds", "desktop", "isc_dhcp", "lab_", "postgresql", "redis"),
     "evse": ("evse", "mdns"),

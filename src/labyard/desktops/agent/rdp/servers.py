@@ -15,13 +15,13 @@ from labyard.desktops.agent.rdp import probing
 from labyard.desktops.agent.rdp.connections import peers
 from labyard.desktops.agent.rdp.files import START_FAILED
 from labyard.desktops.agent.rdp.life import XORG, Life, Parts
-from labyard.desktops.agent.rdp.locks import Locks
 from labyard.desktops.agent.rdp.meter import Meter, Sources
 from labyard.desktops.agent.rdp.negotiate import NegotiationError
 from labyard.desktops.agent.rdp.place import Made, Place, places
 from labyard.desktops.agent.rdp.ports import is_free
 from labyard.desktops.agent.rdp.units import SESMAN, XRDP
 from labyard.desktops.agent.settings import Settings
+from labyard.desktops.locks import Locks
 
 log = structlog.get_logger(__name__)
 
