@@ -250,11 +250,13 @@ def test_the_hosts_own_node_is_known_by_its_agent(desk: Desk) -> None:
     available = int(desk.host.check("awk '/MemAvailable/ {print $2}' /proc/meminfo")) * 1024
     # Other tests take and give memory between the two looks.
     assert usage["memory_percent"] == pytest.approx(100 * (1 - available / memory), abs=20)
-    assert 0 < usage["cpu_percent"] <= 100 and len(usage["detail"]["cpu"]["load"]) == 3
-    assert usage["detail"]["network"]
-    for name, counted in usage["detail"]["network"].items():
-        now = int(desk.host.check(f"cat /sys/class/net/{name}/statistics/rx_bytes"))
-        assert 0 < counted["bytes_recv"] <= now, name
+    # The mean of a quarter of an hour hardly moves meanwhile.
+    load = float(desk.host.check("cat /proc/loadavg").split()[2])
+    assert 0 <= usage["cpu_percent"] <= 100 and usage["detail"]["cpu"]["load"][2] == pytest.approx(load, abs=1)
+    received = {name: counted["bytes_recv"] for name, counted in usage["detail"]["network"].items()}
+    assert any(received.values())
+    for name, count in received.items():
+        assert count <= int(desk.host.check(f"cat /sys/class/net/{name}/statistics/rx_bytes"))
     assert desk.good("GET", "/nodes/node_local/usage/history?duration=1h")["usage_history"]
     assert "node_local" in desk.command("nodes", "list", "--json")
     desk.command("status")
