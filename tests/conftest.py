@@ -27,32 +27,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-# By how their files' names begin: tests of the lab that use the same hosts, or that make and count containers of this
-# machine. All others are about network boot and VMs.
-LAB_GROUPS = {
-    "machine": ("bad_input", "builds", "desktop", "isc_dhcp", "lab_", "postgresql", "redis"),
-    "evse": ("evse", "mdns"),
-    "faas": ("faas", "runc_host"),
-}
-
-
-def lab_group(nodeid: str) -> str:
-    """Tests of one group run one after the other."""
-    name = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
-    return next((group for group, names in LAB_GROUPS.items() if name.startswith(names)), "netboot")
+# How files' names begin whose tests of the lab need neither its boot host nor its VM host. They run beside those that
+# do; each of the two halves goes one after the other, since its tests share hosts or count what runs on this machine.
+NO_NETBOOT = (
+    *("bad_input", "builds", "desktop", "evse", "faas", "isc_dhcp", "lab_"),
+    *("mdns", "postgresql", "redis", "runc_host"),
+)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadscope`, workers take groups. Not by the marker `xdist_group`: pytest-xdist 3.8 loses that with
-    pytest 9.2."""
+    """With `--dist loadscope`, two workers take a half each. Not by the marker `xdist_group`: pytest-xdist 3.8 loses
+    that with pytest 9.2."""
     if config.getoption("dist") != "loadscope":
         return None
     from xdist.scheduler import LoadScopeScheduling
 
     class LabScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return lab_group(nodeid)
+            name = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
+            return "others" if name.startswith(NO_NETBOOT) else "netboot"
 
     return LabScheduling(config, log)
 
