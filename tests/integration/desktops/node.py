@@ -29,7 +29,7 @@ class RecordingAgent:
     def __init__(self, folder: Path) -> None:
         self.units = ProcessUnits(folder / "recorders.log")
         self.displays = KnownDisplays()
-        self.recorders = Recorders(folder / "run", folder / "spool", self.units, self.displays)
+        self.recorders = Recorders(self.units.runtime, folder / "spool", self.units, self.displays)
         self.away = False
 
     def record_start(self, spec: RecordSpec, request_id: str) -> RecordStatus:

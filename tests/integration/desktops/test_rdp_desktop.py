@@ -102,7 +102,7 @@ def test_a_recorder_captures_the_desktop(servers: Servers, painted: tuple[str, s
     server_id, _, _ = painted
     session_id = f"sess-{secrets.token_hex(8)}"
     units = ProcessUnits(tmp_path / "recorders.log")
-    recorders = Recorders(tmp_path / "run", tmp_path / "spool", units, NodeDisplays(servers, tmp_path / "cookies"))
+    recorders = Recorders(units.runtime, tmp_path / "spool", units, NodeDisplays(servers, tmp_path / "cookies"))
     recorders.start(
         RecordSpec(
             session_id=session_id, target={"kind": "display", "server_id": server_id}, frame_rate=5, width=1920,

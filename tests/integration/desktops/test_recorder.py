@@ -35,7 +35,7 @@ class Node:
         self.screen = screen
         self.units = ProcessUnits(folder / "log")
         self.displays = KnownDisplays(desk=screen)
-        self.recorders = Recorders(folder / "run", folder / "spool", self.units, self.displays)
+        self.recorders = Recorders(self.units.runtime, folder / "spool", self.units, self.displays)
 
     def spec(self, **more: object) -> RecordSpec:
         values: dict[str, object] = {

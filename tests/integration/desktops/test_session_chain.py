@@ -35,7 +35,7 @@ pytestmark = needs_xrdp
 def settings(settings: Settings, agent_settings: AgentSettings, servers: Servers, tmp_path: Path) -> Iterator[Settings]:
     units = ProcessUnits(tmp_path / "recorders.log")
     displays = NodeDisplays(servers, tmp_path / "cookies")
-    recorders = Recorders(tmp_path / "run", tmp_path / "spool", units, displays)
+    recorders = Recorders(units.runtime, tmp_path / "spool", units, displays)
     node = NodeFacts("node_local", agent_settings.state_dir)
     end = threading.Event()
     listening = (unix_socket(agent_settings.socket, ""), None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +20,12 @@ AGAIN = 0.3  # seconds, as RestartSec
 
 
 class ProcessUnits:
+    """`runtime` is what /run is, until `close`. Its name is short: a socket's path has 107 characters, and folders of
+    pytest's workers are long."""
+
     def __init__(self, log: Path) -> None:
         self._log = log
+        self.runtime = Path(tempfile.mkdtemp(prefix="ly-run-"))
         self._lock = threading.Lock()
         self._wanted: set[str] = set()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -57,6 +63,7 @@ class ProcessUnits:
     def close(self) -> None:
         for name in list(self.processes):
             self.stop(name)
+        shutil.rmtree(self.runtime)
 
     def _run(self, name: str, folder: Path) -> None:
         with self._log.open("a") as log:
