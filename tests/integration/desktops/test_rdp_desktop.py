@@ -111,10 +111,10 @@ def test_a_recorder_captures_the_desktop(servers: Servers, painted: tuple[str, s
     )  # fmt: skip
     try:
         until(lambda: len(list(recorders.segments(session_id, 0))) >= 1)
-    finally:
         recorders.stop(session_id)
+        segment = next(iter(recorders.segments(session_id, 0)))
+    finally:
         units.close()
-    segment = next(iter(recorders.segments(session_id, 0)))
     assert (segment.width, segment.height) == (1280, 720)
     assert is_colour(colours(segment.data)[-1], COLOUR)
     assert not list((tmp_path / "cookies").iterdir())

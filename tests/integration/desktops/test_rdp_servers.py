@@ -27,8 +27,9 @@ from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.agent.rdp.timeouts import Timeouts
 from labyard.desktops.agent.settings import Settings
 
-# A range of ports for each process that runs tests, and so displays of its own.
-FIRST_PORT = 33890 + 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# A range of ports for each process that runs tests, and so displays of its own. From the end, since a service that is
+# there begins at the other.
+FIRST_PORT = 33980 - 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 FIRST_DISPLAY = Settings().display(FIRST_PORT)
 NEEDED = ("xrdp", "xrdp-sesrun", "icewm-session", "nft", "unshare")
 MISSING = [name for name in NEEDED if not shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")]
