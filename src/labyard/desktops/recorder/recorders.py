@@ -99,7 +99,7 @@ class Recorders:
             if state and state.first_frame_at:
                 return state.status()
             time.sleep(POLL)
-        raise AgentTimeout(f"no frame of {session_id} within {FIRST_FRAME:g} s")
+        raise AgentRefused(f"no frame of {session_id} within {FIRST_FRAME:g} s", AgentTimeout.code)
 
     def stop(self, session_id: str) -> RecordStatus:
         """Closes the open slice and ends the recorder. Again: what it was stopped with."""
