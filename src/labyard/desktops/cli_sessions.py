@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from labyard.client.commands import JsonOption, console, print_json, state, table, working
 from labyard.client.http import ClientError
-from labyard.desktops.cli_types import client
+from labyard.desktops.cli_types import client, moment
 from labyard.desktops.client import Thing
 
 SessionArgument = Annotated[str, typer.Argument(metavar="SESSION", help="A session's id.")]
@@ -29,7 +29,7 @@ def sessions(ctx: typer.Context, status: ShownStatus = "", project: str = "", as
         print_json(found)
         return
     rows = [
-        (one["session_id"], one["name"], state(one["status"]), one["owner"], _target(one), one["started_at"])
+        (one["session_id"], one["name"], state(one["status"]), one["owner"], _target(one), moment(one["started_at"]))
         for one in found
     ]
     table(("Session", "Name", "Status", "Owner", "Records", "Started"), rows, NOTHING)
@@ -48,8 +48,8 @@ def show(ctx: typer.Context, session: SessionArgument, as_data: JsonOption = Fal
         ("status", state(found["status"])),
         ("ended by", found["stop_reason"]),
         ("records", _target(found)),
-        ("started", found["started_at"]),
-        ("stopped", found["stopped_at"]),
+        ("started", moment(found["started_at"])),
+        ("stopped", moment(found["stopped_at"])),
         ("seconds", f"{recording['total_duration_seconds']:.1f}, paused {recording['paused_duration_seconds']:.1f}"),
         ("frames", f"{recording['total_frames']}, dropped {recording['dropped_frames']}"),
         ("chunks", f"{storage['chunks_count']}, {storage['compressed_size_bytes']} bytes"),
