@@ -61,9 +61,10 @@ class ProcessUnits:
         self.processes[name].send_signal(signal.SIGKILL)
 
     def close(self) -> None:
+        """Again is fine."""
         for name in list(self.processes):
             self.stop(name)
-        shutil.rmtree(self.runtime)
+        shutil.rmtree(self.runtime, ignore_errors=True)
 
     def _run(self, name: str, folder: Path) -> None:
         with self._log.open("a") as log:
