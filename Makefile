@@ -11,7 +11,7 @@ LABYARD_MITOGEN ?= 1
 ANSIBLE := scripts/with-mitogen $(LABYARD_MITOGEN)
 PLAYBOOK := $(ANSIBLE) ansible-playbook -i $(INVENTORY)/hosts.yml
 
-.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration desktops-integration evse-emulator-image faas-single vm-image bench destroy purge bootstrap lock
+.PHONY: help lab status doctor test test-fast lint unit molecule vms-integration evse-integration desktops-integration evse-emulator-image faas-single vm-image bench bench-trend destroy purge bootstrap lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ vm-image: bootstrap ## the kernel and the Debian that tests with the fixture vm 
 
 bench: bootstrap ## measure; prints each figure with its target and writes build/bench.json; one family: make bench ONLY=vms
 	@python -m labyard.bench --inventory $(INVENTORY) --only '$(ONLY)'
+
+bench-trend: bootstrap ## how figures and suites of tests went from run to run on this machine; make bench-trend ONLY=vms
+	@python -m labyard.bench --trend --only '$(ONLY)'
 
 destroy: bootstrap ## take the lab away: containers, networks, route; images stay
 	@$(PLAYBOOK) playbooks/destroy.yml

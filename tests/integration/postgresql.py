@@ -17,6 +17,8 @@ from typing import Any
 
 import psycopg
 
+# The database of desktops' tests. Workers have servers of their own, so the name is free on each.
+DESKTOPS = "labyard_desktops_test"
 # Whom PostgreSQL runs as when the tests are root's: it refuses root.
 UNPRIVILEGED: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []}
 OPTIONS = {
@@ -52,9 +54,9 @@ class Server:
         self.start()
 
     @contextmanager
-    def database(self, template: str = "template0") -> Iterator[str]:
+    def database(self, template: str = "template0", name: str = "") -> Iterator[str]:
         """The address of a database of its own, gone afterwards: a copy of `template`, which nobody may use now."""
-        name = f"test_{secrets.token_hex(4)}"
+        name = name or f"test_{secrets.token_hex(4)}"
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield f"postgresql://labyard@/{name}?host={self._folder / 'socket'}"
         self._execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,4 +1,7 @@
-"""A Redis server of the tests' own: a process, a folder in /tmp, a socket in it, no TCP. Keeps nothing."""
+"""A Redis server of the tests' own: a process, a folder in /tmp, a socket in it, no TCP. Keeps nothing.
+
+Tests use its index 1.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._socket = folder / "redis.sock"
         self._folder = folder
-        self.url = f"unix://{self._socket}"
+        self.url = f"unix://{self._socket}?db=1"
         self.start()
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""`python -m labyard.bench`: measure, print each figure with its target, and write build/bench.json."""
+"""`python -m labyard.bench`: measure, print each figure with its target, and write build/bench.json and its history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from labyard.bench import boot, desktops, dhcp, evse, faas, iscsi, lab, molecule, netboot, report, tftp, vm, vms
+from labyard.bench import (
+    boot,
+    desktops,
+    dhcp,
+    evse,
+    faas,
+    history,
+    iscsi,
+    lab,
+    molecule,
+    netboot,
+    report,
+    tftp,
+    vm,
+    vms,
+)
 from labyard.bench.bench import Bench, Measure
 from labyard.bench.figure import TARGETS, Figure, Target, select
 from labyard.lab import DEFAULT_INVENTORY
@@ -62,6 +77,12 @@ def _print_list() -> None:
 def main(
     only: Annotated[str, typer.Option(help="Figures or families, separated by commas: boot,dhcp or lab.noop.")] = "",
     list_figures: Annotated[bool, typer.Option("--list", help="Say what can be measured, and its target.")] = False,
+    trend: Annotated[
+        bool, typer.Option("--trend", help="Show how figures went from run to run on this machine.")
+    ] = False,
+    record: Annotated[
+        str, typer.Option(metavar="SUITE", help="Keep what came of a suite, from build/SUITE-integration.json.")
+    ] = "",
     inventory: Annotated[
         Path, typer.Option("--inventory", "-i", envvar="LABYARD_INVENTORY", help="Which lab.")
     ] = DEFAULT_INVENTORY,
@@ -82,6 +103,9 @@ def main(
     if list_figures:
         _print_list()
         return
+    if trend:
+        history.print_trend(console, history.read(history.PATH), only)
+        return
     try:
         targets = select(only)
     except ValueError as error:
@@ -91,15 +115,24 @@ def main(
     checkout = Path.cwd()
     if not (checkout / "site.yml").exists():
         raise typer.BadParameter("run this in the checkout: the current folder has no site.yml")
+    if record:
+        found = history.of_suite(record, Path(f"build/{record}-integration.json"))
+        history.append(history.PATH, report.stamp(checkout), found)
+        return
     bench = Bench(checkout, inventory, lambda text: progress.print(f"  {text}", markup=False))
+    past = history.read(history.PATH)
     earlier = report.earlier_figures(OUTPUT)
     figures: list[Figure] = []
     report.print_header(console)
     for target in targets:
         progress.print(f"measuring {target.name}: {target.about}", markup=False)
         figures.append(_measure(bench, target))
-        report.print_figure(console, figures[-1])
+        value = figures[-1].value
+        change = "" if value is None else history.change(value, past.get(target.name, ()), target)
+        report.print_figure(console, figures[-1], change)
         report.write(OUTPUT, report.environment(bench), figures, earlier)
+    measured = {figure.target.name: figure.value for figure in figures if figure.value is not None}
+    history.append(history.PATH, report.stamp(checkout), measured)
     for target in TARGETS:
         if target.on_request and not only:
             report.print_left_out(console, target)

@@ -21,7 +21,7 @@ from labyard.inventory import InventoryError
 def _table(*, header: bool) -> Table:
     """One part of the report; widths are fixed, since each row is printed as soon as its figure is known."""
     table = Table(show_header=header, header_style="bold", box=None, padding=(0, 2, 0, 0))
-    for name, width in (("Figure", 26), ("Value", 12), ("Target", 11), ("", 2)):
+    for name, width in (("Figure", 26), ("Value", 12), ("Target", 11), ("", 2), ("Change", 7)):
         table.add_column(name, width=width, no_wrap=True, justify="left" if name in ("Figure", "") else "right")
     return table
 
@@ -31,13 +31,13 @@ def print_header(console: Console) -> None:
     console.print(_table(header=True))
 
 
-def print_figure(console: Console, figure: Figure) -> None:
-    """One line of the table; a figure that could not be measured is followed by the reason."""
+def print_figure(console: Console, figure: Figure, change: str = "") -> None:
+    """One line of the table; a figure that could not be measured is followed by the reason. `change`: markup."""
     target = figure.target
     value = "-" if figure.value is None else f"{figure.value:.2f} {target.unit}"
     mark = "[green]✔[/]" if figure.ok else "[red]✘[/]"
     table = _table(header=False)
-    table.add_row(target.name, value, str(target), mark)
+    table.add_row(target.name, value, str(target), mark, change)
     console.print(table)
     if figure.reason:
         console.print(f"  [red]not measured:[/] {escape(figure.reason)}", highlight=False)
@@ -66,11 +66,18 @@ def _acceleration(bench: Bench) -> str:
     return "kvm" if "kvm" in kind else "tcg"
 
 
+def stamp(checkout: Path) -> dict[str, str]:
+    """When, and at which commit."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _answer(["git", "describe", "--always", "--dirty", "--abbrev=12"], checkout),
+    }
+
+
 def environment(bench: Bench) -> dict[str, Any]:
     """Where the figures come from."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _answer(["git", "describe", "--always", "--dirty", "--abbrev=12"], bench.checkout),
+        **stamp(bench.checkout),
         "cores": len(os.sched_getaffinity(0)),
         "acceleration": _acceleration(bench),
     }

@@ -46,7 +46,7 @@ def template(postgresql: pg.Server) -> Iterator[str]:
 
 @pytest.fixture
 def url(postgresql: pg.Server, template: str) -> Iterator[str]:
-    with postgresql.database(template) as address:
+    with postgresql.database(template, pg.DESKTOPS) as address:
         yield address
 
 

@@ -56,7 +56,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield Running(url, *(os.environ[name] for name in names))
         return
     with ExitStack() as stack:
-        database = stack.enter_context(stack.enter_context(postgresql.server()).database())
+        database = stack.enter_context(stack.enter_context(postgresql.server()).database(name=postgresql.DESKTOPS))
         store = stack.enter_context(redis_server.server()).url
         process = ServiceProcess(tmp_path_factory.mktemp("phase3"), database, store)
         stack.callback(process.stop)

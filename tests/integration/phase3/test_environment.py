@@ -1,0 +1,25 @@
+"""What the suite itself runs on (contract section 10), where it starts the service: nothing that anybody else uses."""
+
+from __future__ import annotations
+
+import os
+
+import httpx
+import pytest
+import redis
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from .conftest import URL
+
+pytestmark = [
+    pytest.mark.phase3_integration,
+    pytest.mark.skipif(URL in os.environ, reason=f"{URL}: a service that runs already stands on what its owner chose"),
+]
+
+
+def test_database_and_index(node_client: httpx.Client, test_db: Session, test_redis: redis.Redis) -> None:
+    assert node_client.get("/nodes").status_code == 200  # counted against the rate limit, in Redis
+    assert test_db.scalar(text("SELECT current_database()")) == "labyard_desktops_test"
+    assert test_db.scalar(text("SELECT count(*) FROM pools"))  # the service's tables
+    assert test_redis.info("keyspace").keys() == {"db1"}  # no other index has a key
