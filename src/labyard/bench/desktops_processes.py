@@ -60,5 +60,6 @@ MEASURES: dict[str, Measure] = {
     "desktops.end_to_end_s": _of(f"{RECORDINGS}::test_three", "end_to_end_s"),
     "desktops.recordings": _of(f"{RECORDINGS}::test_ten", "whole"),
     "desktops.chunk_commit_ms": _of(f"{RECORDINGS}::test_ten", "commit_ms"),
+    "desktops.chunks_per_min": _of(f"{RECORDINGS}::test_intake", "a_minute"),
     "desktops.lost_chunks": _of(KILLED, "lost_chunks"),
 }

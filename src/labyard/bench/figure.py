@@ -112,6 +112,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target("desktops.recordings", "", 10, "higher", "recordings at once without a lost chunk"),
     Target("desktops.chunk_commit_ms", "ms", 1000, "lower", "their chunks' end until committed, 95th percentile"),
+    Target("desktops.chunks_per_min", "1/min", 1000, "higher", "chunks of 100 kB that wait on a node, committed"),
     Target("desktops.lost_chunks", "", 0, "lower", "committed chunks lost while everything is killed in turn"),
 )
 

@@ -5,26 +5,32 @@ They assert that the work was done, never how long it took. Runs of the suite do
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from integration import postgresql as pg
 from integration import redis_server
 from labyard.core.clock import as_text, now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import ServerStatus, Usage
+from labyard.desktops.service import Desktops
 
 from .display import display, needs_display
 from .measure_desktops import DURABLE, Record, made, p95
 from .media import colours, is_colour
 from .node import Desk, add_desk, recording_agent
 from .service_process import ServiceProcess
+from .test_intake import Line, Waiting
 from .test_recording_chain import Caller, agent_on
 from .test_sessions import chunks, created, stopped, until
 
@@ -32,8 +38,16 @@ pytestmark = needs_display
 
 FRAME_RATE, RECORDED = 5, 20
 TURNS = 10
+WAITING, MEDIA = 300, 100_000
 PAINTS = ("#203040", "#a04020", "#40a020")
 SEEN = ("#e0e020", "#2020e0", "#e020e0", "#20e0e0", "#e02020")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[pg.Server]:
+    """What `service` stands on here."""
+    with pg.server(**DURABLE) as running:
+        yield running
 
 
 class Desks:
@@ -158,6 +172,18 @@ def _committed_after(chunk: dict[str, Any]) -> float:
     """Milliseconds from the end of what a chunk shows."""
     begun, done = (datetime.fromisoformat(chunk[name]) for name in ("timestamp", "processed_at"))
     return ((done - begun).total_seconds() - chunk["duration_seconds"]) * 1000
+
+
+def test_intake(service: Desktops, record_property: Record) -> None:
+    line = Line(service)
+    agent = Waiting(line.session_id, WAITING)
+    agent.waiting = [replace(segment, data=os.urandom(MEDIA)) for segment in agent.waiting]
+    began = time.perf_counter()
+    assert line.pull(agent) == WAITING
+    seconds = time.perf_counter() - began
+    assert [chunk.size_bytes for chunk in line.chunks()] == [MEDIA] * WAITING
+    record_property("a_minute", 60 * WAITING / seconds)
+    record_property("say", f"{WAITING} chunks of {MEDIA} bytes committed in {seconds:.1f} s")
 
 
 def _seen_after(who: Any, session_id: str, desk: Desk, colour: str) -> float:
