@@ -34,7 +34,7 @@ RATE, SECONDS = 100, 20
 BATCH, PAID = 100, 1000
 LISTS = ("/sessions", "/rdp/servers", "/nodes", "/poot/history")
 NORMAL, DOUBLE, LOADED = 50, 100, 10
-USERS = 10  # whose clients they are: a user may ask 100 times a second
+USERS = 5  # whose clients they are: a user may ask 100 times a second
 ROLES = "session_manager,rdp_operator,node_operator"
 # As where a server is not a test's.
 DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
