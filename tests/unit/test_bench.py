@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from labyard.bench import boot, boot_clock, desktops, dhcp, iscsi, lab, report
+from labyard.bench import boot, boot_clock, desktops_processes, dhcp, iscsi, lab, report
 from labyard.bench import command as programs
 from labyard.bench.__main__ import MEASURES, app
 from labyard.bench.bench import Bench, MeasureError
@@ -210,10 +210,10 @@ class TestDesktops:
         )
         said: list[str] = []
         bench = Bench(tmp_path, tmp_path, said.append)
-        assert desktops._of_processes(bench, "measure.py::test_it") == {"ms": 4.5}
+        assert desktops_processes.recorded(bench, "measure.py::test_it") == {"ms": 4.5}
         assert said == ["two of them"]
         with pytest.raises(MeasureError, match="no display"):
-            desktops._of_processes(bench, "measure.py::test_not_here")
+            desktops_processes.recorded(bench, "measure.py::test_not_here")
 
 
 class TestCommandLine:

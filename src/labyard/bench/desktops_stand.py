@@ -30,9 +30,12 @@ class Stand:
         self._where = Where(bench.inventory, "", "")
         self.api = self._where.client
 
+    def server(self, number: int) -> Server:
+        """A new one that is stopped."""
+        return self.api.create_server(SERVER | {"name": f"{PREFIX}{number}"})
+
     def servers(self, count: int) -> list[Server]:
-        """New ones that are stopped."""
-        return [self.api.create_server(SERVER | {"name": f"{PREFIX}{number}"}) for number in range(count)]
+        return [self.server(number) for number in range(count)]
 
     def start(self, server: Server) -> Server:
         return self.api.turn_server(server["server_id"], "start")
@@ -48,6 +51,13 @@ class Stand:
         """Who may log in, and where."""
         return self.api.of_server(server["server_id"], "credentials") | {"host": self.address(server)}
 
+    def usage(self, server: Server) -> Server:
+        return self.api.of_server(server["server_id"], "usage")
+
+    def on_host(self, command: str) -> str:
+        """What a command prints on the service's host."""
+        return self._where.run(command)
+
     def clients(self, server: Server) -> int:
         """How many the service sees connected."""
         return len(self.api.of_server(server["server_id"], "sessions")["connections"])
@@ -62,8 +72,6 @@ class Stand:
 @contextmanager
 def stand_of(bench: Bench) -> Iterator[Stand]:
     """The lab's service, without anything of the bench before and after. MeasureError when it is not there."""
-    if missing := [name for name in CLIENT if not shutil.which(name)]:
-        raise MeasureError(f"not installed: {', '.join(missing)}; apt-get install freerdp2-x11 xvfb")
     try:
         stand = Stand(bench)
         stand.clear()
@@ -73,6 +81,12 @@ def stand_of(bench: Bench) -> Iterator[Stand]:
             stand.clear()
     except ClientError as error:
         raise MeasureError(str(error)) from error
+
+
+def need_clients() -> None:
+    """MeasureError where this machine has no RDP client."""
+    if missing := [name for name in CLIENT if not shutil.which(name)]:
+        raise MeasureError(f"not installed: {', '.join(missing)}; apt-get install freerdp2-x11 xvfb")
 
 
 def each(call: Callable[[Server], Server], servers: list[Server]) -> list[Server]:

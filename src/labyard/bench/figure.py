@@ -83,18 +83,36 @@ TARGETS: tuple[Target, ...] = (
     Target("faas.vmtests_s", "s", 240, "lower", "the requirement's tests of functions in VMs"),
     Target("vm.boot_s", "s", 4, "lower", "the first VM ready, on a machine without a snapshot; median of 3"),
     Target("vm.fresh_s", "s", 0.6, "lower", "each further fresh VM ready; median of 10"),
+    Target("desktops.rdp_create_ms", "ms", 500, "lower", "an RDP server made, the longest of ten"),
     Target("desktops.rdp_ready_ms", "ms", 2000, "lower", "an RDP server's start until RDP is negotiated, median"),
+    Target("desktops.rdp_usage_ms", "ms", 200, "lower", "what a running RDP server uses, the longest of 50 answers"),
+    Target("desktops.rdp_stop_ms", "ms", 3000, "lower", "an RDP server stopped, the longest of five"),
     Target(
         "desktops.first_frame_ms", "ms", 5000, "lower", "its start until a FreeRDP client shows the desktop, median"
     ),
+    Target("desktops.ten_starts_s", "s", 15, "lower", "ten RDP servers started at once until all run"),
     Target("desktops.concurrent_rdp", "", 10, "higher", "RDP servers started at once that run with a client each"),
+    Target("desktops.idle_mib", "MiB", 300, "lower", "memory of service and agent at rest"),
+    Target("desktops.idle_cpu_pct", "%", 5, "lower", "processor use of service and agent at rest, of one core"),
     Target("desktops.api_p95_ms", "ms", 100, "lower", "reads of all kinds, 100 a second, 95th percentile"),
+    Target("desktops.usage_p95_ms", "ms", 200, "lower", "usage of nodes, 100 reads a second, 95th percentile"),
+    Target("desktops.lists_per_s", "1/s", 500, "higher", "lists that 50 clients get, each as fast as it can"),
+    Target("desktops.success_pct", "%", 99, "higher", "of those requests, how many were answered with a list"),
+    Target("desktops.success_double_pct", "%", 95, "higher", "the same with 100 clients; no answer is a 500"),
+    Target("desktops.session_create_ms", "ms", 150, "lower", "a session made, 95th percentile of 100"),
+    Target("desktops.node_ops_ms", "ms", 100, "lower", "node registered, moved, heard: the slowest 95th percentile"),
+    Target("desktops.poot_ops_ms", "ms", 200, "lower", "PoOT submitted, validated: the slower 95th percentile"),
     Target("desktops.poot_batch_ms", "ms", 500, "lower", "100 PoOT validated in one call, median"),
     Target("desktops.payouts_per_s", "1/s", 200, "higher", "PoOT paid in one batch of 1000"),
+    Target("desktops.session_start_ms", "ms", 2000, "lower", "a session's start to its first frame, longest of ten"),
+    Target("desktops.session_stop_ms", "ms", 3000, "lower", "a session stopped and anchored, the longest of ten"),
     Target("desktops.capture_drop_pct", "%", 1, "lower", "frames dropped, three recordings with 5 frames a second"),
     Target(
         "desktops.end_to_end_s", "s", 3.5, "lower", "a change of the picture until it is in a committed chunk, median"
     ),
+    Target("desktops.recordings", "", 10, "higher", "recordings at once without a lost chunk"),
+    Target("desktops.chunk_commit_ms", "ms", 1000, "lower", "their chunks' end until committed, 95th percentile"),
+    Target("desktops.chunks_per_min", "1/min", 1000, "higher", "chunks of 100 kB that wait on a node, committed"),
     Target("desktops.lost_chunks", "", 0, "lower", "committed chunks lost while everything is killed in turn"),
 )
 

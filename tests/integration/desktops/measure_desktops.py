@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,24 +22,20 @@ import pytest
 
 from integration import postgresql as pg
 from integration import redis_server
-from labyard.core.clock import as_text, now
-from labyard.core.database import Database
-from labyard.desktops.adapters.agent import ServerStatus, Usage
 
-from .display import display, needs_display
-from .media import colours, is_colour
-from .node import Desk, add_desk, recording_agent
 from .service_process import ServiceProcess
-from .test_desktops_nodes import node_like
+from .test_desktops_nodes import HEARD, node_like
 from .test_desktops_poot import poot_like
-from .test_recording_chain import Caller, agent_on
-from .test_sessions import created, started, stopped, until
+from .test_recording_chain import Caller
+from .test_sessions import created
 
 NODES, SESSIONS, POOTS = 50, 100, 50
 RATE, SECONDS = 100, 20
 BATCH, PAID = 100, 1000
-DISPLAYS, FRAME_RATE, RECORDED = 3, 5, 20
-SEEN = ("#e0e020", "#2020e0", "#e020e0", "#20e0e0", "#e02020")
+LISTS = ("/sessions", "/rdp/servers", "/nodes", "/poot/history")
+NORMAL, DOUBLE, LOADED = 50, 100, 10
+USERS = 5  # whose clients they are: a user may ask 100 times a second
+ROLES = "session_manager,rdp_operator,node_operator"
 # As where a server is not a test's.
 DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 
@@ -53,7 +52,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 @pytest.fixture(scope="module")
 def who(process: ServiceProcess) -> Any:
-    return Caller(process, process.token("session_manager,rdp_operator,node_operator"))
+    return Caller(process, process.token(ROLES))
 
 
 def made(answer: Any) -> Any:
@@ -61,23 +60,48 @@ def made(answer: Any) -> Any:
     return answer.json()
 
 
-def test_reads(process: ServiceProcess, who: Any, record_property: Record) -> None:
+def p95(taken: list[float]) -> float:
+    return sorted(taken)[int(len(taken) * 0.95)]
+
+
+@dataclass
+class Rows:
+    """Ids of what is there while it is measured."""
+
+    nodes: list[str]
+    sessions: list[str]
+    poots: list[str]
+
+
+@pytest.fixture(scope="module")
+def rows(who: Any) -> Rows:
     nodes = [made(who.post("/nodes", json=node_like(name=f"node {number}")))["node_id"] for number in range(NODES)]
     sessions = [created(who, rdp_config={"provisioning": "none"}) for _ in range(SESSIONS)]
     poots = [made(who.post("/poot/submit", json=poot_like(node_id=nodes[0])))["poot_id"] for _ in range(POOTS)]
     made(who.post("/poot/batch/validate", json={"poot_ids": poots}))
-    paths = cycle(
-        [
-            "/sessions", f"/sessions/{sessions[0]}", f"/sessions/{sessions[-1]}/statistics", "/rdp/servers", "/nodes",
-            f"/nodes/{nodes[0]}", "/nodes/statistics", "/nodes/pools/pool_workers/statistics", "/poot/history",
-            f"/poot/{poots[0]}", "/poot/statistics",
-        ]
-    )  # fmt: skip
-    headers = {"Authorization": f"Bearer {process.token('session_manager,rdp_operator,node_operator')}"}
-    taken = asyncio.run(_asked(process, headers, list(islice(paths, RATE * SECONDS))))
-    taken.sort()
-    record_property("p95_ms", taken[int(len(taken) * 0.95)])
-    told = f"{len(taken)} reads, {RATE} a second: median {statistics.median(taken):.0f} ms, worst {taken[-1]:.0f} ms"
+    return Rows(nodes, sessions, poots)
+
+
+def test_reads(process: ServiceProcess, rows: Rows, record_property: Record) -> None:
+    paths = [
+        *LISTS, f"/sessions/{rows.sessions[0]}", f"/sessions/{rows.sessions[-1]}/statistics", f"/nodes/{rows.nodes[0]}",
+        "/nodes/statistics", "/nodes/pools/pool_workers/statistics", f"/poot/{rows.poots[0]}", "/poot/statistics",
+    ]  # fmt: skip
+    _read(process, paths, record_property)
+
+
+def test_usage(process: ServiceProcess, who: Any, rows: Rows, record_property: Record) -> None:
+    for node in rows.nodes:
+        made(who.post(f"/nodes/{node}/start"))
+    paths = [f"/nodes/{node}/{what}" for node in rows.nodes for what in ("usage", "usage/history")]
+    _read(process, paths, record_property)
+
+
+def _read(process: ServiceProcess, paths: list[str], record_property: Record) -> None:
+    headers = {"Authorization": f"Bearer {process.token(ROLES)}"}
+    taken = asyncio.run(_asked(process, headers, list(islice(cycle(paths), RATE * SECONDS))))
+    record_property("p95_ms", p95(taken))
+    told = f"{len(taken)} reads, {RATE} a second: median {statistics.median(taken):.0f} ms, worst {max(taken):.0f} ms"
     record_property("say", told)
 
 
@@ -98,6 +122,77 @@ async def _asked(process: ServiceProcess, headers: dict[str, str], paths: list[s
         return list(await asyncio.gather(*(ask(number, path) for number, path in enumerate(paths))))
 
 
+def test_load(process: ServiceProcess, rows: Rows, record_property: Record) -> None:
+    tokens = [process.token(ROLES, f"user{number}") for number in range(USERS)]
+    found = {clients: _loaded(process, tokens, clients) for clients in (NORMAL, DOUBLE)}
+    for answers in found.values():
+        assert set(answers) <= {200, 429, 503}, answers
+    record_property("lists_per_s", found[NORMAL][200] / LOADED)
+    for name, answers in (("normal", found[NORMAL]), ("double", found[DOUBLE])):
+        record_property(f"{name}_pct", 100 * answers[200] / answers.total())
+    said = (f"{clients} clients: {answers[200] / LOADED:.0f} lists/s" for clients, answers in found.items())
+    record_property("say", "; ".join(said))
+
+
+def _loaded(process: ServiceProcess, tokens: list[str], clients: int) -> Counter[int]:
+    """How many answers of each status clients get, each of which asks again when it was answered."""
+    until = time.monotonic() + LOADED
+
+    def ask(number: int) -> Counter[int]:
+        http = HTTPConnection("127.0.0.1", process.port, timeout=60)
+        headers = {"Authorization": f"Bearer {tokens[number % USERS]}"}
+        answers: Counter[int] = Counter()
+        for path in islice(cycle(LISTS), number, None):
+            if time.monotonic() > until:
+                break
+            http.request("GET", f"/api/v1{path}", headers=headers)
+            answer = http.getresponse()
+            answer.read()
+            answers[answer.status] += 1
+        http.close()
+        return answers
+
+    with ThreadPoolExecutor(clients) as threads:
+        return sum(threads.map(ask, range(clients)), Counter())
+
+
+def test_changes(who: Any, rows: Rows, record_property: Record) -> None:
+    taken: dict[str, list[float]] = {}
+
+    @contextmanager
+    def clock(name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        taken.setdefault(name, []).append((time.perf_counter() - began) * 1000)
+
+    for _ in range(SESSIONS):
+        with clock("session made"):
+            created(who)
+    for number in range(NODES):
+        body = node_like(name=f"further node {number}")
+        with clock("node registered"):
+            node = made(who.post("/nodes", json=body))["node_id"]
+        with clock("moved"):
+            moved = made(who.put(f"/nodes/{node}/pool", json={"pool_id": "pool_storage"}))
+        assert moved["pool_id"] == "pool_storage"
+        made(who.post(f"/nodes/{node}/start"))
+        with clock("heard"):
+            made(who.post(f"/nodes/{node}/heartbeat", json=HEARD))
+        made(who.post(f"/nodes/{node}/stop"))
+    for _ in range(POOTS):
+        body = poot_like(node_id=rows.nodes[0])
+        with clock("PoOT submitted"):
+            poot = made(who.post("/poot/submit", json=body))["poot_id"]
+        with clock("validated"):
+            answer = made(who.post(f"/poot/{poot}/validate"))
+        assert answer["is_valid"]
+    slowest = {name: p95(values) for name, values in taken.items()}
+    record_property("session_ms", slowest["session made"])
+    record_property("node_ms", max(slowest[name] for name in ("node registered", "moved", "heard")))
+    record_property("poot_ms", max(slowest[name] for name in ("PoOT submitted", "validated")))
+    record_property("say", ", ".join(f"{name}: {value:.0f} ms" for name, value in slowest.items()))
+
+
 def test_poot(who: Any, record_property: Record) -> None:
     poots = [made(who.post("/poot/submit", json=poot_like(node_id=f"n{number}")))["poot_id"] for number in range(PAID)]
     batches = []
@@ -113,86 +208,3 @@ def test_poot(who: Any, record_property: Record) -> None:
     record_property("batch_ms", statistics.median(batches))
     record_property("payouts_per_s", PAID / seconds)
     record_property("say", f"{PAID} paid in {seconds:.2f} s; batches of {BATCH}: worst {max(batches):.0f} ms")
-
-
-class Desks:
-    """What the agent says of RDP servers: those that are there run."""
-
-    def __init__(self) -> None:
-        self.all: dict[str, Desk] = {}
-
-    def known(self) -> tuple[str, ...]:
-        return tuple(self.all)
-
-    def status(self, server_id: str) -> ServerStatus:
-        number = self.all[server_id].display.number
-        return ServerStatus(server_id, "active", "active", "active", None, None, 0, number, "icewm", None, {})
-
-    def usage(self, server_id: str) -> Usage:
-        return Usage(as_text(now()), 1.0, 1.0, 1.0, 1.0, 1.0, "cgroup", {})
-
-
-@needs_display
-def test_recording(tmp_path: Path, record_property: Record) -> None:
-    desks = Desks()
-    with ExitStack() as stack:
-        postgresql = stack.enter_context(pg.server(**DURABLE))
-        redis = stack.enter_context(redis_server.server())
-        url = stack.enter_context(postgresql.database())
-        agent = stack.enter_context(recording_agent(tmp_path / "node"))
-        stack.enter_context(agent_on(tmp_path / "agent.sock", tmp_path / "agent", desks, agent))
-        process = ServiceProcess(tmp_path, url, redis.url, DESKTOPS_AGENT_SOCKET=str(tmp_path / "agent.sock"))
-        stack.callback(process.stop)
-        who: Any = Caller(process, process.token("session_manager"))
-        until(lambda: process.http.get("/ready").status_code == 200)
-        database = Database(url)
-        stack.callback(database.close)
-        for number in range(DISPLAYS):
-            (tmp_path / f"x{number}").mkdir()
-            screen = stack.enter_context(display(tmp_path / f"x{number}", "1280x720"))
-            desk = add_desk(database, agent, screen, "cli", 33890 + number)
-            desks.all[desk.server_id] = desk
-        ports = [desk.port for desk in desks.all.values()]
-        how = {"frame_rate": FRAME_RATE}
-        sessions = [
-            started(who, rdp_config={"host": "127.0.0.1", "port": port}, recording_config=how) for port in ports
-        ]
-        colours = cycle(["#203040", "#a04020", "#40a020"])
-        until_then = time.monotonic() + RECORDED
-        while time.monotonic() < until_then:
-            colour = next(colours)
-            for desk in desks.all.values():
-                desk.display.paint(colour)
-            time.sleep(0.5)
-        (first, *_), (session_id, *_) = desks.all.values(), sessions
-        late = [_seen_after(who, session_id, first, colour) for colour in SEEN]
-        found = [stopped(who, session_id)["final_statistics"]["recording_stats"] for session_id in sessions]
-    record_property("end_to_end_s", statistics.median(late))
-    frames, dropped = (sum(one[name] for one in found) for name in ("total_frames", "dropped_frames"))
-    assert frames
-    record_property("drop_pct", 100 * dropped / (frames + dropped))
-    told = ", ".join(f"{seconds:.1f}" for seconds in late)
-    record_property(
-        "say", f"{frames} frames of {DISPLAYS} displays, {dropped} dropped; a change committed after {told} s"
-    )
-
-
-def _seen_after(who: Any, session_id: str, desk: Desk, colour: str) -> float:
-    """Seconds from the painting of a display until a committed chunk shows it."""
-    newest = f"/sessions/{session_id}/chunks?limit=100"
-    done = made(who.get(newest))["chunks"][-1]["sequence_number"]
-    began = time.perf_counter()
-    desk.display.paint(colour)
-
-    def shows(chunk: dict[str, Any]) -> bool:
-        media = who.get(f"/sessions/{session_id}/chunks/{chunk['chunk_id']}/content").content
-        return is_colour(colours(media)[-1], colour)
-
-    def seen() -> bool:
-        nonlocal done
-        fresh = [chunk for chunk in made(who.get(newest))["chunks"] if chunk["sequence_number"] > done]
-        done += len(fresh)
-        return any(shows(chunk) for chunk in fresh)
-
-    until(seen)
-    return time.perf_counter() - began

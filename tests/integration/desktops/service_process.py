@@ -67,9 +67,9 @@ class ServiceProcess:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def token(self, roles: str) -> str:
+    def token(self, roles: str, subject: str = "cli") -> str:
         command = [sys.executable, "-c", "from labyard.desktops.admin import main; main()"]
-        command += ["token", "issue", "--sub", "cli", "--roles", roles]
+        command += ["token", "issue", "--sub", subject, "--roles", roles]
         done = subprocess.run(command, env=os.environ | self.environment, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 

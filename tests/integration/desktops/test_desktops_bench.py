@@ -6,20 +6,23 @@ their ports.
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from fastapi import FastAPI
 from live_server import LiveServer
 from ports import free_port
 
-from labyard.bench import desktops, desktops_stand
-from labyard.bench.bench import Bench
+from labyard.bench import desktops, desktops_idle, desktops_stand
+from labyard.bench.bench import Bench, MeasureError
 from labyard.desktops.adapters.agent import ServerSpec, ServerStatus
 from labyard.desktops.agent.rdp.negotiate import negotiate
 from labyard.desktops.app import build
@@ -86,9 +89,29 @@ def test_servers_are_measured_and_gone(service: Desktops, tmp_path: Path, monkey
     monkeypatch.setattr(desktops, "TOGETHER", 2)
     said: list[str] = []
     bench = Bench(tmp_path, tmp_path, said.append)
-    assert desktops.rdp_ready(bench) > 0
+    for taken in (desktops.rdp_create, desktops.rdp_ready, desktops.rdp_usage, desktops.rdp_stop, desktops.ten_starts):
+        assert taken(bench) > 0
     assert desktops.first_frame(bench) > 0
     assert desktops.concurrent_rdp(bench) == 2
-    assert len(said) == 4
+    assert len(said) == 5
     with desktops_stand.stand_of(bench) as stand:
         assert stand.api.servers() == []
+
+
+def test_rest_is_read_from_proc(service: Desktops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(_: desktops_stand.Stand, command: str) -> str:
+        return subprocess.check_output(command, shell=True, text=True).strip()
+
+    monkeypatch.setattr(desktops_stand.Stand, "on_host", here)
+    monkeypatch.setattr(desktops_idle, "_processes", lambda _: [str(os.getpid()), str(os.getppid())])
+    monkeypatch.setattr(desktops_idle, "SETTLE", 0)
+    monkeypatch.setattr(desktops_idle, "WATCHED", 1)
+    memory = psutil.Process().memory_info().rss + psutil.Process(os.getppid()).memory_info().rss
+    bench = Bench(tmp_path, tmp_path, print)
+    assert desktops_idle.idle_mib(bench) == pytest.approx(memory / 2**20, rel=0.3)
+    assert desktops_idle.idle_cpu(bench) > 0
+    with desktops_stand.stand_of(bench) as stand:
+        stand.api.create_server(desktops_stand.SERVER | {"name": "a person's"})
+        stand.start(stand.api.server("a person's"))
+    with pytest.raises(MeasureError, match="in use, by a person's"):
+        desktops_idle.idle_mib(Bench(tmp_path, tmp_path, print))

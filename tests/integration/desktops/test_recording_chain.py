@@ -79,6 +79,9 @@ class Caller:
     def post(self, path: str, **given: Any) -> Any:
         return self._process.http.post(f"/api/v1{path}", headers=self._headers, **given)
 
+    def put(self, path: str, **given: Any) -> Any:
+        return self._process.http.put(f"/api/v1{path}", headers=self._headers, **given)
+
 
 def check_commands(process: ServiceProcess, session_id: str, folder: Path, count: int) -> None:
     """What `labyard desktops` says of the session, from outside."""
