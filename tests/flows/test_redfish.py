@@ -236,7 +236,10 @@ class Vm:
 
     def process(self) -> str:
         """The path of its QEMU process below /proc."""
-        return self.host.check("grep -lsz %s /proc/[0-9]*/cmdline", f"^guest={self.domain}[,]").strip()
+        # Not `check`: grep exits with 2 when any process has ended between the listing and the look.
+        found = str(self.host.run("grep -lsz %s /proc/[0-9]*/cmdline", f"^guest={self.domain}[,]").stdout).strip()
+        assert found, f"no process has the machine {self.domain}"
+        return found
 
 
 @pytest.fixture(scope="module")
