@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
@@ -75,7 +76,8 @@ def at(text: str) -> float:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    with display(tmp_path) as screen:
+    # Of a number that another worker's display does not take while this one is away.
+    with display(tmp_path, number=1000 + os.getpid() % 10_000) as screen:
         node = Node(tmp_path, screen)
         try:
             yield node
