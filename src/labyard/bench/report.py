@@ -21,7 +21,7 @@ from labyard.inventory import InventoryError
 def _table(*, header: bool) -> Table:
     """One part of the report; widths are fixed, since each row is printed as soon as its figure is known."""
     table = Table(show_header=header, header_style="bold", box=None, padding=(0, 2, 0, 0))
-    for name, width in (("Figure", 26), ("Value", 12), ("Target", 11), ("", 2), ("Change", 7)):
+    for name, width in (("Figure", 28), ("Value", 14), ("Target", 13), ("", 2), ("Change", 7)):
         table.add_column(name, width=width, no_wrap=True, justify="left" if name in ("Figure", "") else "right")
     return table
 
