@@ -31,7 +31,7 @@ class History:
         self._folder = folder
         self._changed = threading.Condition()
         self._pending: dict[str, deque[dict[str, Any]]] = {}
-        self._writing = threading.Lock()  # a record is pending or in a file for whoever holds it, never neither
+        self._writing = threading.RLock()  # a record is pending or in a file for whoever holds it, never neither
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
@@ -53,10 +53,15 @@ class History:
             self._changed.notify()
 
     def last(self, function: str, limit: int) -> list[dict[str, Any]]:
-        """The last records, newest first. OSError when a file cannot be read."""
+        """The last records, newest first. OSError when a file cannot be read.
+
+        What was told is not lost when the daemon is killed: it is written first, where it can be.
+        """
+        found: list[dict[str, Any]] = []
         with self._writing:
-            with self._changed:
-                found = [*reversed(self._pending.get(function, ()))][:limit]
+            if self._write():
+                with self._changed:
+                    found = [*reversed(self._pending.get(function, ()))][:limit]
             for name in (FILE, OLDER):
                 if len(found) < limit:
                     found += self._read(self._folder / function / name, limit - len(found))
