@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 from labyard.core.observer import Difference, Finding, Observer, compare
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true within 5 s"
-        time.sleep(0.01)
+from labyard.testing.waiting import wait_until
 
 
 class TestCompare:
@@ -68,7 +61,7 @@ class TestObserver:
         looks: list[float] = []
         observer = Observer(lambda: looks.append(time.monotonic()) or [], 0.05)
         observer.start()
-        wait_for(lambda: len(looks) >= 3)
+        wait_until(lambda: len(looks) >= 3, "three looks")
         observer.stop()
         count = len(looks)
         time.sleep(0.2)
@@ -78,7 +71,7 @@ class TestObserver:
         looks: list[int] = []
         observer = Observer(lambda: looks.append(1) or [], 3600)
         observer.start()
-        wait_for(lambda: looks == [1])
+        wait_until(lambda: looks == [1], "the first look")
         observer.stop()
         assert observer._thread is not None and not observer._thread.is_alive()
 
@@ -93,7 +86,7 @@ class TestObserver:
 
         observer = Observer(look, 0.01)
         observer.start()
-        wait_for(lambda: len(looks) > 2)
+        wait_until(lambda: len(looks) > 2, "it looks again")
         observer.stop()
 
     def test_one_look_at_a_time(self) -> None:

@@ -19,6 +19,7 @@ from labyard.core.clock import now
 from labyard.netboot.adapters import events
 from labyard.netboot.adapters.events import BootEventSources, Observation, read_journal, read_kea
 from labyard.netboot.settings import Settings
+from labyard.testing.waiting import wait_until
 
 KEA = "[hwtype=1 52:54:00:77:00:01], cid=[01:52:54:00:77:00:01], tid=0x796b392d: lease 10.77.1.1"
 ALLOC = f"2026-11-21T10:13:20.289 DHCP4_LEASE_ALLOC {KEA} has been allocated for 7200 seconds"
@@ -33,15 +34,6 @@ DHCPD = {
     "SYSLOG_IDENTIFIER": "dhcpd",
     "__REALTIME_TIMESTAMP": "1795256157361749",
 }
-
-
-def wait_for(probe: Callable[[], Any], seconds: float = 10) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := probe():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
 
 
 class TestKea:
@@ -154,7 +146,7 @@ class TestLeaseFile:
             time.sleep(0.3)
             assert seen == []
             file.write(half[50:] + self.line(3))
-        wait_for(lambda: seen == ["10.77.1.2", "10.77.1.3"])
+        wait_until(lambda: seen == ["10.77.1.2", "10.77.1.3"], lambda: f"the new lines are told, not {seen}")
 
     def test_rotation_loses_nothing(self, path: Path, follow: Callable[[], list[str | None]]) -> None:
         path.touch()
@@ -166,30 +158,30 @@ class TestLeaseFile:
             file.write(self.line(2))
         time.sleep(0.3)
         path.write_text(self.line(3))
-        wait_for(lambda: len(seen) == 3)
+        wait_until(lambda: len(seen) == 3, lambda: f"3 lines are told: {seen}")
         path.rename(path.with_suffix(".log.2"))
         path.write_text(self.line(4))
-        wait_for(lambda: len(seen) == 4)
+        wait_until(lambda: len(seen) == 4, lambda: f"4 lines are told: {seen}")
         assert seen == [f"10.77.1.{number}" for number in (1, 2, 3, 4)]
 
     def test_truncation(self, path: Path, follow: Callable[[], list[str | None]]) -> None:
         path.write_text(self.line(1) * 10)
         seen = follow()
         path.write_text(self.line(2))
-        wait_for(lambda: seen == ["10.77.1.2"])
+        wait_until(lambda: seen == ["10.77.1.2"], lambda: f"the new lines are told, not {seen}")
 
     def test_file_that_comes_later(self, path: Path, follow: Callable[[], list[str | None]]) -> None:
         seen = follow()
         time.sleep(0.2)
         path.write_text(self.line(1))
-        wait_for(lambda: seen == ["10.77.1.1"])
+        wait_until(lambda: seen == ["10.77.1.1"], lambda: f"the new lines are told, not {seen}")
 
     def test_long_garbage(self, path: Path, follow: Callable[[], list[str | None]]) -> None:
         path.touch()
         seen = follow()
         with path.open("ab") as file:
             file.write(os.urandom(3 * events.MAX_LINE) + b"\n" + self.line(1).encode())
-        wait_for(lambda: seen == ["10.77.1.1"])
+        wait_until(lambda: seen == ["10.77.1.1"], lambda: f"the new lines are told, not {seen}")
 
     def test_an_event_that_fails_does_not_end_it(self, path: Path) -> None:
         path.touch()
@@ -204,7 +196,7 @@ class TestLeaseFile:
         for number in (1, 2):
             with path.open("a") as file:
                 file.write(self.line(number))
-            wait_for(lambda number=number: len(seen) == number)  # type: ignore[misc]
+            wait_until(lambda number=number: len(seen) == number, f"event {number}")  # type: ignore[misc]
         sources.stop()
 
 
@@ -248,27 +240,27 @@ class TestJournalChild:
         settings = Settings(dhcp_backend="isc", kea_lease_log=tmp_path / "none")
         sources = BootEventSources(settings, lambda what: seen.append(what.kind))
         sources.start()
-        first = wait_for(lambda: self.calls(journal))[0].split()
+        first = wait_until(lambda: self.calls(journal), "journalctl is started")[0].split()
         assert "--lines=0" in first and first[-2:] == ["--unit=tftpd-hpa", "--unit=isc-dhcp-server"]
         time.sleep(0.3)
         self.write(journal, TFTP, "c1")
-        wait_for(lambda: seen == ["tftp_request"])
+        wait_until(lambda: seen == ["tftp_request"], lambda: f"the transfer is told: {seen}")
         os.kill(int(first[0]), signal.SIGTERM)
-        second = wait_for(lambda: self.calls(journal)[1:])[0].split()
+        second = wait_until(lambda: self.calls(journal)[1:], "journalctl is started again")[0].split()
         assert "--after-cursor=c1" in second and "--lines=0" not in second
         self.write(journal, DHCPD, "c2")
-        wait_for(lambda: seen[-1] == "dhcp_request")
+        wait_until(lambda: seen[-1] == "dhcp_request", lambda: f"the lease is told: {seen}")
         sources.stop()
-        wait_for(lambda: not Path(f"/proc/{second[0]}").exists())
+        wait_until(lambda: not Path(f"/proc/{second[0]}").exists(), "its child is gone")
 
     def test_stop_is_quick_and_final(self, journal: Path) -> None:
         sources = BootEventSources(Settings(dhcp_backend="isc"), lambda what: None)
         sources.start()
-        child = int(wait_for(lambda: self.calls(journal))[0].split()[0])
+        child = int(wait_until(lambda: self.calls(journal), "journalctl is started")[0].split()[0])
         began = time.monotonic()
         sources.stop()
         assert time.monotonic() - began < 1
-        wait_for(lambda: not Path(f"/proc/{child}").exists())
+        wait_until(lambda: not Path(f"/proc/{child}").exists(), "its child is gone")
         time.sleep(0.3)
         assert len(self.calls(journal)) == 1
 
@@ -281,10 +273,10 @@ class TestJournalChild:
             "time.sleep(60)\n"
         )
         service = subprocess.Popen([sys.executable, "-c", code])
-        child = int(wait_for(lambda: self.calls(journal))[0].split()[0])
+        child = int(wait_until(lambda: self.calls(journal), "journalctl is started")[0].split()[0])
         service.kill()
         service.wait()
-        wait_for(lambda: not Path(f"/proc/{child}").exists())
+        wait_until(lambda: not Path(f"/proc/{child}").exists(), "its child is gone")
 
     def test_no_journal_on_this_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -166,6 +166,8 @@ class RapiClient:
         # else it is late: the reply to a command that was given up
 
     def _time_out(self) -> None:
+        if self._pending is None or self._pending.done():
+            return  # the reply came in the same turn of the event loop
         self._complete(Reply(Result.TIMEOUT))
         self._timeouts += 1
         if self._timeouts >= LOST_AFTER:

@@ -14,6 +14,7 @@ from labyard.evse.gateway.evse import Evse
 from labyard.evse.gateway.manager import Manager
 from labyard.evse.gateway.options import Options
 from labyard.evse.gateway.storage import Storage
+from labyard.testing.waiting import wait_until_async
 
 
 class Rig:
@@ -31,16 +32,17 @@ class Rig:
         self.manager.link_opened()
 
     async def until(self, holds: Callable[[], Any]) -> None:
-        async with asyncio.timeout(2):
-            while not holds():
-                await asyncio.sleep(0.001)
+        await wait_until_async(holds, lambda: f"it was heard: {self.peer.heard}", pause=0.001)
 
     async def quiet(self) -> None:
-        """Until nothing more is said."""
-        heard = -1
-        while heard != len(self.peer.heard):
-            heard = len(self.peer.heard)
-            await asyncio.sleep(0.01)
+        """Until nothing more is said, and what was said is answered or given up."""
+        heard, turns = -1, 0
+        while turns < 50:
+            if heard != len(self.peer.heard) or self.manager.rapi._pending:
+                heard, turns = len(self.peer.heard), 0
+                await asyncio.sleep(0.001)
+            turns += 1
+            await asyncio.sleep(0)
 
     async def ready(self) -> None:
         self.plug()

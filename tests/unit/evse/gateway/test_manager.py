@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +39,7 @@ async def test_a_lost_first_probe_is_repeated_when_a_line_comes(rig: Rig) -> Non
     rig.peer.answers["GV"] = None
     rig.plug()
     await rig.until(lambda: rig.peer.heard)
-    await asyncio.sleep(0.03)
+    await rig.quiet()
     rig.peer.answers["GV"] = "OK 8.2.1 5.0.1"
     rig.peer.say("AB 00 8.2.1")
     await rig.until(lambda: rig.manager.ready)
@@ -98,7 +97,7 @@ async def test_one_timeout_and_it_looks_closer(rig: Rig) -> None:
     await rig.manager.read("$GP")
     for _ in range(2):
         await rig.clock.advance(1)
-        await asyncio.sleep(0.03)
+        await rig.quiet()
     assert rig.peer.heard[:3] == ["GP", "GS", "GS"]
     await rig.until(lambda: not rig.manager.rapi.connected)
 
@@ -162,7 +161,7 @@ async def test_a_lost_command_is_sent_again_with_the_next_tick(rig: Rig) -> None
     await rig.ready()
     rig.claims.set(1, Priority.API, Properties(charge_current=20))
     await rig.until(lambda: rig.peer.heard == ["SC 20 V"])
-    await asyncio.sleep(0.03)
+    await rig.quiet()
     rig.sets_pilot()
     await rig.pass_seconds(1)
     assert rig.peer.heard.count("SC 20 V") == 2

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from labyard.evse.gateway import rapi_link
 from labyard.evse.gateway.rapi_client import RapiClient
 from labyard.evse.gateway.rapi_link import PtyLink
 from labyard.evse.rapi import decode, encode
+from labyard.testing.waiting import wait_until_async
 
 
 class Terminal:
@@ -44,12 +45,6 @@ class Gateway:
         self.link = PtyLink(str(path), self.client, lambda: None)
 
 
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(3):
-        while not holds():
-            await asyncio.sleep(0.005)
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "pty"
@@ -67,11 +62,11 @@ async def gateway(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 async def test_bytes_pass_as_they_are(gateway: Gateway, path: Path) -> None:
     terminal = Terminal(path)
-    await until(lambda: gateway.link.opened)
+    await wait_until_async(lambda: gateway.link.opened, "the link is open")
     reply = await gateway.client.send("$FP 0 0 a b")
     assert reply.words == ("FP", "0", "0", "a\xfeb")
     terminal.say(b"$AB 00 8.2.1^1C\r")
-    await until(lambda: gateway.events == [("AB", "00", "8.2.1")])
+    await wait_until_async(lambda: gateway.events == [("AB", "00", "8.2.1")], "the event is told")
     terminal.hang_up()
 
 
@@ -80,20 +75,20 @@ async def test_it_comes_late_goes_and_comes_again(gateway: Gateway, path: Path) 
     assert gateway.link.opened == 0
     for times in (1, 2):
         terminal = Terminal(path)
-        await until(lambda times=times: gateway.link.opened == times)
+        await wait_until_async(lambda times=times: gateway.link.opened == times, f"it is open, time {times}")
         assert (await gateway.client.send("$GV")).ok
         terminal.hang_up()
-        await until(lambda: not gateway.client.connected)
+        await wait_until_async(lambda: not gateway.client.connected, "the link is closed")
 
 
 async def test_another_terminal_at_the_path_is_taken(gateway: Gateway, path: Path) -> None:
     old = Terminal(path)
-    await until(lambda: gateway.link.opened == 1)
+    await wait_until_async(lambda: gateway.link.opened == 1, "the first terminal is open")
     new = Terminal(path)  # while the old one still lives
-    await until(lambda: gateway.link.opened == 2)
+    await wait_until_async(lambda: gateway.link.opened == 2, "the second terminal is open")
     assert (await gateway.client.send("$GV")).ok
     path.unlink()
-    await until(lambda: not gateway.client.connected)
+    await wait_until_async(lambda: not gateway.client.connected, "the link is closed")
     old.hang_up()
     new.hang_up()
 
@@ -107,7 +102,7 @@ async def test_what_is_no_terminal_is_not_written_to(gateway: Gateway, path: Pat
 
 async def test_a_terminal_that_nobody_reads_costs_the_command_only(gateway: Gateway, path: Path) -> None:
     terminal = Terminal(path)
-    await until(lambda: gateway.link.opened)
+    await wait_until_async(lambda: gateway.link.opened, "the link is open")
     asyncio.get_running_loop().remove_reader(terminal.master)
     for _ in range(20000):  # until its buffer is full
         gateway.link._write(b"x" * 80)
