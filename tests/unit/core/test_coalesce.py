@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from labyard.core.coalesce import Coalesced
+from labyard.testing.waiting import PATIENCE, wait_until
 
 CALLERS = 20
 
@@ -28,7 +28,7 @@ class Work:
         self.given.append(sorted(items))
         if self.runs == 1:
             self.began.set()
-            assert self.go.wait(10)
+            assert self.go.wait(PATIENCE)
         if self.runs in self.fails:
             raise RuntimeError(f"run {self.runs}")
         return self.runs
@@ -39,14 +39,12 @@ def start(work: Work) -> tuple[Coalesced[int, int], ThreadPoolExecutor, list[str
     shared = Coalesced(work)
     pool = ThreadPoolExecutor(CALLERS + 1)
     first = pool.submit(shared, 0)
-    assert work.began.wait(10)
+    assert work.began.wait(PATIENCE)
     others = [pool.submit(shared, number) for number in range(1, CALLERS + 1)]
-    deadline = time.monotonic() + 10
-    while len(shared._waiting) < CALLERS and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: len(shared._waiting) == CALLERS, "all others have asked")
     assert not any(other.done() for other in others), "a run that began before does not count"
     work.go.set()
-    outcomes = [str(each.exception(10) or each.result()) for each in (first, *others)]
+    outcomes = [str(each.exception(PATIENCE) or each.result()) for each in (first, *others)]
     return shared, pool, outcomes
 
 

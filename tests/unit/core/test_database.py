@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from labyard.core.context import Caller, set_caller
 from labyard.core.database import Base, Database
 from labyard.core.models import AuditLog, Role, Token, User
 from labyard.core.paging import Page, fetch
+from labyard.testing.waiting import PATIENCE
 
 
 def add_user(database: Database, name: str) -> int:
@@ -86,13 +86,11 @@ class TestTransactions:
         with database.write() as session:
             session.add(User(username="b", password_hash="x"))
             session.flush()
-            began = time.perf_counter()
-            assert count(database) == 1
-            assert time.perf_counter() - began < 0.5
+            assert count(database) == 1  # it would wait in vain: the writer is below
         assert count(database) == 2
 
     def test_a_hundred_readers_at_once(self, database: Database) -> None:
-        barrier = threading.Barrier(100, timeout=20)
+        barrier = threading.Barrier(100, timeout=PATIENCE)
         seen: list[int] = []
 
         def look() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from labyard.core.adapter import AdapterError
 from labyard.core.database import Database
 from labyard.core.health import Check
+from labyard.testing.waiting import PATIENCE
 
 from .conftest import MakeApp
 
@@ -55,28 +56,41 @@ class TestHealth:
         assert "swordfish" not in answer.text
 
     def test_run_side_by_side_and_a_hung_one_is_given_up(self, make_app: MakeApp) -> None:
-        checks = [Check(f"slow{i}", lambda: time.sleep(0.4)) for i in range(5)]  # type: ignore[func-returns-value]
-        checks.append(Check("hung", lambda: time.sleep(3), timeout=0.5))  # type: ignore[func-returns-value]
+        together, released = threading.Barrier(5), threading.Event()
+
+        def meet() -> None:
+            together.wait(PATIENCE)  # BrokenBarrierError unless all five run at the same time
+
+        def hang() -> None:
+            released.wait()
+
+        checks = [Check(f"slow{i}", meet, timeout=PATIENCE) for i in range(5)]
+        checks.append(Check("hung", hang, timeout=0.5))
         with TestClient(make_app(checks)) as client:
-            for _ in range(2):
-                began = time.perf_counter()
-                body = client.get("/health/detailed").json()
-                assert time.perf_counter() - began < 1.2
-                assert body["checks"]["hung"] == {"status": "unhealthy", "detail": "no answer within 0.5 s"}
-                assert body["checks"]["slow4"]["status"] == "healthy"
-            assert client.get("/health/live").json() == {"status": "alive"}
+            try:
+                for _ in range(2):
+                    body = client.get("/health/detailed").json()
+                    assert body["checks"]["hung"] == {"status": "unhealthy", "detail": "no answer within 0.5 s"}
+                    assert body["checks"]["slow4"]["status"] == "healthy"
+                assert client.get("/health/live").json() == {"status": "alive"}
+            finally:
+                released.set()
 
     def test_a_hung_check_holds_one_thread_however_often_it_is_asked(self, make_app: MakeApp) -> None:
         calls: list[int] = []
+        released = threading.Event()
 
         def hang() -> None:
             calls.append(1)
-            time.sleep(1)
+            released.wait()
 
         with TestClient(make_app([Check("hung", hang, timeout=0.05)])) as client:
-            for _ in range(5):
-                client.get("/health/detailed")
-        assert len(calls) == 1
+            try:
+                for _ in range(5):
+                    client.get("/health/detailed")
+                assert len(calls) == 1
+            finally:
+                released.set()
 
     @pytest.mark.parametrize(("required", "status"), [(True, 503), (False, 200)])
     def test_not_ready_while_something_required_is_away(self, make_app: MakeApp, required: bool, status: int) -> None:

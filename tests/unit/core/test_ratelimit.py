@@ -17,6 +17,7 @@ from ports import free_port
 
 from labyard.core import ratelimit
 from labyard.core.ratelimit import OTHERS, RateLimiter, Rule
+from labyard.testing.waiting import wait_until
 
 from .conftest import Login, MakeApp
 
@@ -95,12 +96,12 @@ class TestRules:
     async def test_nobody_waits_longer_than_the_window(self) -> None:
         limiter = RateLimiter([Rule("GET", "/x", 1, 60)])
         verdicts = [await limiter.hit("GET", "/x", "c") for _ in range(2)]
-        assert verdicts[1] and not verdicts[1].allowed and 59 <= verdicts[1].wait <= 60
+        assert verdicts[1] and not verdicts[1].allowed and 30 <= verdicts[1].wait <= 60
 
     async def test_a_window_ends(self) -> None:
-        limiter = RateLimiter([Rule("GET", "/x", 1, 1)])
+        limiter = RateLimiter([Rule("GET", "/x", 1, 2)])
         assert [(await limiter.hit("GET", "/x", "c")).allowed for _ in range(2)] == [True, False]  # type: ignore[union-attr]
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(2.1)
         verdict = await limiter.hit("GET", "/x", "c")
         assert verdict and verdict.allowed
 
@@ -146,13 +147,14 @@ class TestWithRedis:
         process = subprocess.Popen(
             ["redis-server", *arguments], executable=REDIS, cwd=folder, stdout=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+
+        def answers() -> bool:
+            assert process.poll() is None, "redis-server has ended"
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return process
-            time.sleep(0.02)
-        raise AssertionError("redis-server did not start")
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(answers, "redis-server listens")
+        return process
 
     async def test_two_processes_share_a_bucket(self, redis: object, port: int) -> None:
         limiters = [RateLimiter(RULES, f"redis://127.0.0.1:{port}/0") for _ in range(2)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -78,11 +77,9 @@ class TestRunSteps:
         release = threading.Event()
         undone: list[str] = []
         step = Step("hang", release.wait, lambda: undone.append("hang"), timeout=0.1)
-        began = time.monotonic()
         with pytest.raises(StepFailed, match=r"no answer within 0\.1 s"):
             run_steps([step], lambda name: None, World().timed)
         release.set()
-        assert time.monotonic() - began < 2
         assert undone == ["hang"]
 
 

@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +36,7 @@ from labyard.desktops.agent.listen import Listening, say_ready, serve_until, tls
 from labyard.desktops.agent.settings import Settings
 from labyard.desktops.agent.verbs import Verbs
 from labyard.desktops.authority import Authority
+from labyard.testing.waiting import PATIENCE, wait_until
 
 SERVER = "rdp-0123456789abcdef"
 SESSION = "sess-0123456789abcdef"
@@ -65,7 +65,7 @@ class Servers:
 
     def start(self, spec: ServerSpec) -> Any:
         self.started.append(spec)
-        self.slow.wait(10)
+        assert self.slow.wait(PATIENCE)
         return self.answer
 
     def stop(self, server_id: str) -> ServerStatus:
@@ -129,8 +129,7 @@ def test_a_request_id_is_done_once(agent: HttpAgent, servers: Servers) -> None:
     threads = [threading.Thread(target=agent.server_start, args=(SPEC, "same")) for _ in range(3)]
     for thread in threads:
         thread.start()
-    while not servers.started:
-        time.sleep(0.01)
+    wait_until(lambda: servers.started, "the first request is at work")
     servers.slow.set()
     for thread in threads:
         thread.join()

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from labyard.evse.clock import Clock, settle
+from labyard.testing.waiting import PATIENCE
 
 
 async def test_a_manual_clock_runs_each_sleeper_at_its_own_time() -> None:
@@ -45,13 +46,13 @@ async def test_every_tells_how_long_it_was() -> None:
 
 async def test_a_scaled_clock_wakes_early_and_a_change_of_pace_counts_at_once() -> None:
     clock = Clock(scale=100.0)
-    await asyncio.wait_for(clock.sleep(10), 5)
+    await asyncio.wait_for(clock.sleep(10), PATIENCE)
     assert clock.now() >= 10
     clock.set("real")
     sleeper = asyncio.create_task(clock.sleep(3600))
     await asyncio.sleep(0)
     clock.set("real", now_s=clock.now() + 4000)
-    await asyncio.wait_for(sleeper, 5)
+    await asyncio.wait_for(sleeper, PATIENCE)
 
 
 async def test_who_is_cancelled_leaves_nothing_behind() -> None:

@@ -23,6 +23,7 @@ from labyard.faas.log import log
 from labyard.faas.ring import Ring
 from labyard.faas.stats import Record, Stats
 from labyard.faas.wire import json_reply, read_request
+from labyard.testing.waiting import PATIENCE
 
 
 def sent(data: bytes) -> socket.socket:
@@ -260,7 +261,7 @@ class TestHistory:
         history.start()
         for number in range(PENDING + 10):
             history.add("th", {"number": number})
-        assert said.get(timeout=10).startswith("Requests cannot be kept: ")
+        assert said.get(timeout=PATIENCE).startswith("Requests cannot be kept: ")
         assert [record["number"] for record in history.last("th", 1)] == [PENDING + 9]
         (tmp_path / "th").unlink()
         history.close()

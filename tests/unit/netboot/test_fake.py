@@ -19,6 +19,7 @@ from labyard.netboot.adapters.factory import make_adapters
 from labyard.netboot.adapters.fake import FakeDhcp, FakeDisks, FakeIscsi, Fault, parse_faults
 from labyard.netboot.adapters.iscsi import Connection, Lun, TargetSpec
 from labyard.netboot.settings import Settings
+from labyard.testing.waiting import PATIENCE
 
 TARGET = "machine-1-0a1b2c3d"
 FAKES = {"iscsi_backend": "fake", "dhcp_backend": "fake", "export_backend": "fake"}
@@ -194,7 +195,7 @@ class TestFaults:
         thread.join(0.3)
         assert thread.is_alive() and list(dhcp.observed()) == []
         dhcp.released.set()
-        thread.join(5)
+        thread.join(PATIENCE)
         assert list(dhcp.observed()) == [reservation(1)]
 
     def test_a_hanging_verb_lets_the_process_end(self, settings: Settings) -> None:
@@ -205,7 +206,7 @@ class TestFaults:
             " faults='dhcp.ping=hang'))\n"
             "try:\n    call(fake.ping, 0.2)\nexcept TimeoutError:\n    print('timed out')\n"
         )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
         assert (done.returncode, done.stdout) == (0, "timed out\n"), done.stderr
 
     def test_from_settings(self, settings: Settings) -> None:

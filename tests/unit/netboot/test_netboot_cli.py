@@ -26,6 +26,7 @@ from labyard.netboot import cli_types, cli_where, models
 from labyard.netboot.adapters.fake import Fault
 from labyard.netboot.client import Client
 from labyard.netboot.client_http import token_file
+from labyard.testing.waiting import PATIENCE, wait_until
 
 MAC = "52:54:00:00:00:01"
 DISK = b"\0" * 510 + b"\x55\xaa"  # a disk with a boot sector
@@ -193,8 +194,7 @@ def events_of_a_boot(live: Any, *kinds: str) -> threading.Thread:
     """Boot events a moment after the session is there."""
 
     def boot() -> None:
-        while not (found := live.client.sessions(status="active")):
-            time.sleep(0.05)
+        found = wait_until(lambda: live.client.sessions(status="active"), "a session")
         for kind in kinds:
             time.sleep(0.1)
             live.event(found[0]["id"], kind)
@@ -206,7 +206,7 @@ def events_of_a_boot(live: Any, *kinds: str) -> threading.Thread:
 
 def test_wait_shows_the_evidence_as_it_comes(run: Run, live: Any, ready: None) -> None:
     boot = events_of_a_boot(live, "dhcp_request", "tftp_request", "ipxe_load", "iscsi_connect", "boot_success")
-    shown = run("start", "ws 1", "debian", "--wait", "--seconds", "20").stdout
+    shown = run("start", "ws 1", "debian", "--wait", "--seconds", str(int(PATIENCE))).stdout
     boot.join()
     evidence = ["leased", "script fetched", "script runs", "disk attached", "userland"]
     assert [word for word in evidence if word in shown] == evidence
@@ -231,8 +231,7 @@ def test_wait_has_an_end(run: Run, live: Any, ready: None) -> None:
 
 def test_wait_ends_when_the_session_does(run: Run, live: Any, ready: None) -> None:
     def stop() -> None:
-        while not (found := live.client.sessions(status="active")):
-            time.sleep(0.05)
+        found = wait_until(lambda: live.client.sessions(status="active"), "a session")
         live.client.stop(found[0]["id"])
 
     thread = threading.Thread(target=stop)
@@ -267,7 +266,7 @@ def test_events_are_followed_until_control_c(live: Any, ready: None) -> None:
             live.event(session["id"], "ipxe_load")
             assert json.loads(following.stdout.readline())["type"] == "ipxe_load"
             following.send_signal(signal.SIGINT)
-            assert following.wait(timeout=10) == 130
+            assert following.wait(timeout=PATIENCE) == 130
         finally:
             following.kill()
 

@@ -13,6 +13,7 @@ import pytest
 from labyard.testing.vm.client import Agent
 from labyard.testing.vm.image.manifest import GUEST
 from labyard.testing.vm.vm import VM, Started
+from labyard.testing.waiting import PATIENCE
 
 SERVE = """
 import os, sys
@@ -36,11 +37,11 @@ def agent() -> Iterator[Agent]:
         )
     connection = Agent(ours)
     try:
-        connection.hello(10)
+        connection.hello(PATIENCE)
         yield connection
     finally:
         connection.close()
-        assert process.wait(10) in (0, -9)  # as a visitor it ends with its host; some tests kill it
+        assert process.wait(PATIENCE) in (0, -9)  # as a visitor it ends with its host; some tests kill it
 
 
 @pytest.fixture

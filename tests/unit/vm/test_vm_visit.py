@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from labyard.testing.vm.errors import VMError
 from labyard.testing.vm.visit import argv, visit
+from labyard.testing.waiting import wait_until
 
 
 class Host:
@@ -47,10 +47,7 @@ def test_the_four_methods(tmp_path):
         process.kill()
         assert process.wait() == 128 + signal.SIGTERM
         left = machine.spawn("sleep 300", cwd="/").pid
-    end = time.monotonic() + 10
-    while is_running(left) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not is_running(left)
+    wait_until(lambda: not is_running(left), "what it left running is gone")
 
 
 def is_running(pid: int) -> bool:

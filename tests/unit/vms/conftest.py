@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
+from labyard.testing.waiting import wait_until
 from labyard.vms.adapters.factory import Adapters
 from labyard.vms.models import Disk, Lease, Vm
 from labyard.vms.schemas import DiskCreate, TemplateCreate, VmCreate
@@ -71,16 +71,13 @@ class Lab:
         with self.manager.database.write() as session:
             session.execute(text(statement), values)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait for what a thread of the service does."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "did not come true in time"
-            time.sleep(0.01)
+    def until(self, state: str, vm_id: str = "web") -> None:
+        """Until a thread of the service has recorded this state of the machine."""
+        wait_until(lambda: self.row(vm_id).state == state, lambda: f"{vm_id} is {self.row(vm_id).state}, not {state}")
 
     def settled(self, vm_id: str = "web") -> None:
         """Until all events of the machine are handled."""
-        self.until(lambda: vm_id not in self.manager.shared.desk._queues)
+        wait_until(lambda: vm_id not in self.manager.shared.desk._queues, f"the events of {vm_id} are handled")
 
 
 @pytest.fixture

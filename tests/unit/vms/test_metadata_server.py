@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from labyard.testing.waiting import PATIENCE, wait_until
 from labyard.vms.metadata_server import MetadataServer
 from labyard.vms.schemas import MetadataUpdate
 
@@ -31,7 +32,7 @@ def guest(lab: Lab, server: MetadataServer) -> Iterator[httpx.Client]:
     lab.make(running=True)
     lab.sql("UPDATE vms SET local_ip='127.0.0.1'")
     host, port = server.address
-    with httpx.Client(base_url=f"http://{host}:{port}") as client:
+    with httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE) as client:
         yield client
 
 
@@ -107,7 +108,7 @@ def test_a_fault_tells_nothing() -> None:
     server = MetadataServer(("127.0.0.1", 0), broken)
     server.start()
     try:
-        answer = httpx.get("http://{}:{}/latest/user-data".format(*server.address))
+        answer = httpx.get("http://{}:{}/latest/user-data".format(*server.address), timeout=PATIENCE)
     finally:
         server.stop()
     assert (answer.status_code, "swordfish" in answer.text) == (500, False)
@@ -119,8 +120,8 @@ def test_an_address_that_is_not_there_yet(lab: Lab, server: MetadataServer) -> N
     try:
         assert second.status.startswith("error: cannot listen on 127.0.0.1 port ")
         server.stop()
-        lab.until(lambda: second.status == "running")
-        assert httpx.get("http://{}:{}/".format(*second.address)).status_code == 200
+        wait_until(lambda: second.status == "running", lambda: second.status)
+        assert httpx.get("http://{}:{}/".format(*second.address), timeout=PATIENCE).status_code == 200
     finally:
         second.stop()
     assert second.status == "stopped"

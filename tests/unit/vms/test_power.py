@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from labyard.core.adapter import AdapterError
 from labyard.core.errors import ServiceError
+from labyard.testing.waiting import wait_until
 from labyard.vms.adapters.hypervisor import EventKind
 from labyard.vms.models import Vm
 from labyard.vms.schemas import MetadataUpdate, TemplateCreate, VmCreate
@@ -222,7 +223,7 @@ class TestStop:
                 lab.manager.vms.start(name)
             lab.manager.vms.stop("a", force=cycle % 2 == 0)
             lab.hypervisor.end("b", EventKind.STOPPED if cycle % 3 else EventKind.FAILED)
-            lab.until(lambda: lab.row("b").state != "running")
+            wait_until(lambda: lab.row("b").state != "running", "the end is on record")
         assert (lab.leases(), lab.network.reserved) == ([], {})
 
 

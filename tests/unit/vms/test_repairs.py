@@ -22,7 +22,7 @@ def _named(issues: list[Issue]) -> set[tuple[str, str]]:
 def test_a_machine_that_was_killed_is_started_again(lab: Lab) -> None:
     lab.make(running=True)
     lab.hypervisor.end("web", EventKind.FAILED, "QEMU process ended unexpectedly")
-    lab.until(lambda: lab.row().state == "error")
+    lab.until("error")
     assert mend(lab) == ({("vm_state_mismatch", "web")}, set())
     assert lab.row().state == "running" and lab.hypervisor.is_active("web")
 
@@ -46,7 +46,7 @@ def test_a_start_that_fails_is_left_and_keeps_no_other(lab: Lab) -> None:
     lab.make("b", running=True)
     lab.sql("UPDATE vms SET state = 'stopped', desired_state = 'stopped' WHERE id = 'b'")
     lab.hypervisor.end("a", EventKind.FAILED, "QEMU process ended unexpectedly")
-    lab.until(lambda: lab.row("a").state == "error")
+    lab.until("error", "a")
     lab.hypervisor.faults["start"] = BOOM
     assert mend(lab) == ({("vm_state_mismatch", "b")}, {("vm_state_mismatch", "a")})
     assert lab.row("a").state == "error" and lab.row("b").state == "running"

@@ -21,6 +21,7 @@ from labyard.cli import app
 from labyard.client import commands
 from labyard.client.http import ClientError
 from labyard.client.picture import drawn
+from labyard.testing.waiting import PATIENCE
 from labyard.vms import client as vms_client
 from labyard.vms.cli_console import Plain
 from labyard.vms.cli_where import Where
@@ -311,7 +312,7 @@ def test_follow_ends_with_control_c(fake: FakeServer, web: str, service: Service
             service.consoles[web] += b"second\n"
             assert following.stdout.readline() == "second\n"
             following.send_signal(signal.SIGINT)
-            assert following.wait(timeout=10) == 130
+            assert following.wait(timeout=PATIENCE) == 130
         finally:
             following.kill()
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from labyard.testing.waiting import PATIENCE, wait_until
 from labyard.vms.adapters.hypervisor import EventKind, StrayProcess
 from labyard.vms.observer import Issue, Observer
 
@@ -56,7 +57,7 @@ def test_states(lab: Lab, state: str, desired: str | None, active: bool, details
 def test_a_killed_machine_is_reported_until_somebody_acts(lab: Lab, action: str) -> None:
     lab.make(running=True)
     lab.hypervisor.end("web", EventKind.FAILED)
-    lab.until(lambda: lab.row().state == "error")
+    lab.until("error")
     text = "VM should be running but QEMU process not found (stopped unexpectedly)"
     for _ in range(2):
         assert issues(lab) == [("vm_state_mismatch", "web", text)]
@@ -144,17 +145,12 @@ class TestThread:
         observer = Observer(lambda: found, 0.5)
         observer.start()
         observer.start()
-        while observer.last is None:
-            time.sleep(0.01)
+        wait_until(lambda: observer.last, "a first sweep")
         found.append(Issue("a", "b", "c"))
-        began = time.monotonic()
-        while not observer.last.issues:
-            assert time.monotonic() - began < 1.0
-            time.sleep(0.01)
-        began = time.monotonic()
+        wait_until(lambda: observer.last and observer.last.issues, "a sweep finds it")
         observer.stop()
         observer.stop()
-        assert time.monotonic() - began < 5 and observer.status == "stopped"
+        assert observer.status == "stopped"
         observer.start()
         assert observer.status == "running"
         observer.stop()
@@ -179,13 +175,13 @@ class TestThread:
             looks.append(1)
             if len(looks) == 1:
                 inside.set()
-                go.wait(5)
+                assert go.wait(PATIENCE)
                 return []
             return [Issue("a", "b", "c")]
 
         observer = Observer(look, 3600)
         observer.start()
-        assert inside.wait(5)
+        assert inside.wait(PATIENCE)
         threading.Timer(0.1, go.set).start()
         assert observer.check().issues == [Issue("a", "b", "c")]
         assert observer.sweeps == 2

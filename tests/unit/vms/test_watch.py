@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from labyard.core.adapter import AdapterError
+from labyard.testing.waiting import PATIENCE, wait_until
 from labyard.vms.adapters.hypervisor import DomainEvent, EventKind
 from labyard.vms.schemas import VmCreate
 from labyard.vms.service.desk import Desk
@@ -22,14 +23,14 @@ class TestEvents:
     def test_started_by_others(self, lab: Lab) -> None:
         lab.make()
         lab.hypervisor.power_on("web")
-        lab.until(lambda: lab.row().state == "running")
+        lab.until("running")
         assert (lab.row().local_ip, lab.row().desired_state) == ("192.168.100.2", "running")
         assert lab.network.reserved == {"192.168.100.2": lab.row().mac}
 
     def test_powered_off(self, lab: Lab) -> None:
         lab.make(running=True)
         lab.hypervisor.end("web", EventKind.STOPPED, "guest powered off")
-        lab.until(lambda: lab.row().state == "stopped")
+        lab.until("stopped")
         row = lab.row()
         assert (row.desired_state, row.local_ip, row.last_ip, row.state_reason) == (
             "stopped", None, "192.168.100.2", None,
@@ -39,7 +40,7 @@ class TestEvents:
     def test_killed(self, lab: Lab) -> None:
         lab.make(running=True)
         lab.hypervisor.end("web", EventKind.FAILED, "QEMU process ended unexpectedly")
-        lab.until(lambda: lab.row().state == "error")
+        lab.until("error")
         row = lab.row()
         assert (row.desired_state, row.local_ip, row.state_reason) == (
             "running", None, "QEMU process ended unexpectedly",
@@ -81,7 +82,7 @@ class TestEvents:
             lab.hypervisor.end("web", EventKind.FAILED)
             time.sleep(0.1)
             assert lab.row().state == "running"
-        lab.until(lambda: lab.row().state == "error")
+        lab.until("error")
 
     def test_of_a_machine_without_a_row(self, lab: Lab) -> None:
         for vm_id in ("unknown", "../../x"):
@@ -94,7 +95,7 @@ class TestEvents:
         for number in range(6):
             lab.make(f"vm{number}", running=number < 5)
         lab.hypervisor.power_on("vm5")
-        lab.until(lambda: lab.row("vm5").state == "running")
+        lab.until("running", "vm5")
         lab.settled("vm5")
         assert lab.row("vm5").local_ip is None
 
@@ -102,7 +103,7 @@ class TestEvents:
         lab.make(running=True)
         lab.network.faults["release"] = BOOM
         lab.hypervisor.end("web", EventKind.STOPPED)
-        lab.until(lambda: lab.row().state == "stopped")
+        lab.until("stopped")
         lab.settled()
         assert lab.leases() == ["192.168.100.2"]
         lab.network.faults.clear()
@@ -133,7 +134,7 @@ class TestReconciliation:
         lab.make(running=True)
         lab.hypervisor.all["web"].active = False
         lab.hypervisor.reconnected()
-        lab.until(lambda: lab.row().state == "error")
+        lab.until("error")
         assert lab.row().state_reason == RECONNECT and lab.leases() == []
 
     def test_a_hypervisor_that_finds_out_late(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +144,7 @@ class TestReconciliation:
         time.sleep(0.1)
         assert lab.row().state == "running"
         lab.hypervisor.all["web"].active = False
-        lab.until(lambda: lab.row().state == "error")
+        lab.until("error")
         assert lab.leases() == []
 
     def test_disks_are_compared_with_what_is_plugged_in(self, lab: Lab, make_lab: Callable[..., Lab]) -> None:
@@ -209,16 +210,14 @@ class TestDesk:
 
         def handle(event: DomainEvent) -> None:
             if event.vm_id == "slow":
-                gate.wait(5)
+                assert gate.wait(PATIENCE)
             seen.append((event.vm_id, event.detail))
 
         desk.handle = handle
         desk.put(DomainEvent("slow", EventKind.STARTED))
         for number in range(50):
             desk.put(DomainEvent("quick", EventKind.STARTED, str(number)))
-        end = time.monotonic() + 5
-        while len(seen) < 50 and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: len(seen) == 50, lambda: f"50 events are handled, not {len(seen)}")
         assert seen == [("quick", str(number)) for number in range(50)]
         gate.set()
         desk.close()
@@ -240,9 +239,7 @@ class TestDesk:
             desk.put(DomainEvent("other", EventKind.STOPPED, "other's"))
             listening.wait_end(0)
             desk.put(DomainEvent("web", EventKind.STARTED, "after"))
-        end = time.monotonic() + 5
-        while len(seen) < 2 and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: len(seen) == 2, lambda: f"the rest is handled: {seen}")
         desk.close()
         assert sorted(seen) == ["after", "other's"]
 

@@ -14,6 +14,7 @@ from labyard.evse.clock import Clock
 from labyard.evse.emulator.config import build
 from labyard.evse.emulator.emulator import Emulator
 from labyard.evse.emulator.pty import Pty
+from labyard.testing.waiting import PATIENCE, wait_until_async
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def opened() -> Iterator[Callable[[str], int]]:
 async def _read(slave: int, marker: bytes) -> bytes:
     """What has come, up to and with this."""
     data = b""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while marker not in data:
             try:
                 data += os.read(slave, 4096)
@@ -60,9 +61,7 @@ async def test_who_opens_it_and_writes_while_it_is_read_is_greeted_first(
         with monkeypatch.context() as patched:
             patched.setattr(os, "read", read_late)
             os.write(opened(pty.name), b"$F1\r")
-            async with asyncio.timeout(20):
-                while not late:
-                    await asyncio.sleep(0.001)
+            await wait_until_async(lambda: late, "the PTY is read")
         answer = await _read(late[0], b"$OK 8.2.1")
         # The third one has read nothing: what is for all three stands before.
         assert answer.rindex(b"$AB") < answer.index(b"$OK")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from labyard.evse.gateway import rapi_link
+from labyard.evse.gateway import rapi_client, rapi_link
 from labyard.evse.gateway.rapi_client import RapiClient
 from labyard.evse.gateway.rapi_link import PtyLink
 from labyard.evse.rapi import decode, encode
-from labyard.testing.waiting import wait_until_async
+from labyard.testing.waiting import PATIENCE, wait_until_async
 
 
 class Terminal:
@@ -53,6 +53,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def gateway(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     monkeypatch.setattr(rapi_link, "REOPEN", 0.02)
+    monkeypatch.setattr(rapi_client, "TIMEOUT", PATIENCE)
     made = Gateway(path)
     running = asyncio.create_task(made.link.run())
     yield made

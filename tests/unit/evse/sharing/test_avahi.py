@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-PATIENCE = 40.0
+from labyard.testing.waiting import wait_until
+
 GATEWAY = """
 import asyncio, sys
 import uvloop
@@ -38,11 +38,8 @@ def running(folder: Path) -> dict[int, str]:
     return found
 
 
-def wait_for(names: list[str], folder: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while sorted(running(folder).values()) != sorted(names):
-        assert time.monotonic() < end, running(folder)
-        time.sleep(0.02)
+def wait_for_names(names: list[str], folder: Path) -> None:
+    wait_until(lambda: sorted(running(folder).values()) == sorted(names), lambda: f"{names} run, not {running(folder)}")
 
 
 def test_nobody_announces_a_gateway_that_was_killed(tmp_path: Path) -> None:
@@ -57,15 +54,15 @@ def test_nobody_announces_a_gateway_that_was_killed(tmp_path: Path) -> None:
     )
     assert gateway.stdin is not None
     try:
-        wait_for(["openevse-1 _openevse._tcp 8001", "openevse-1 _http._tcp 8001"], tmp_path)
+        wait_for_names(["openevse-1 _openevse._tcp 8001", "openevse-1 _http._tcp 8001"], tmp_path)
         gateway.stdin.write("\n")
         gateway.stdin.flush()
-        wait_for(["openevse-2 _openevse._tcp 8001", "openevse-2 _http._tcp 8001"], tmp_path)
+        wait_for_names(["openevse-2 _openevse._tcp 8001", "openevse-2 _http._tcp 8001"], tmp_path)
     finally:
         gateway.kill()
         gateway.wait()
     try:
-        wait_for([], tmp_path)
+        wait_for_names([], tmp_path)
     finally:
         for pid in running(tmp_path):
             os.kill(pid, signal.SIGKILL)
