@@ -22,6 +22,7 @@ from labyard.bench.bench import Bench, Measure, MeasureError
 from labyard.bench.command import clean_environment, run
 from labyard.testing.faas.host import Host
 from labyard.testing.faas.stock import handler_archive
+from labyard.testing.waiting import wait_until
 
 SUITE = Path("tests/integration/faas")
 HANDLER = SUITE / "test_handler.py"
@@ -33,7 +34,6 @@ WARM_ROUNDS = 50
 AT_ONCE = 100
 IN_A_ROW = 1000
 HANDLERS = 50
-PATIENCE = 30  # s
 CLEANING = 10  # s after the last request until what is left counts as left
 
 
@@ -84,7 +84,7 @@ def warm_ms(bench: Bench) -> float:
             return bool(host.api("GET", "/api/function/warm").json["pool"].get("parked"))
 
         for _ in range(WARM_ROUNDS):
-            host.wait_for(parked, PATIENCE, "a handler is parked")
+            wait_until(parked, "a handler is parked")
             taken.append(_asked(host, ip) * 1000)
         hits = host.api("GET", "/api/function/warm").json["stats"]["warm_hits"]
     if hits != WARM_ROUNDS:

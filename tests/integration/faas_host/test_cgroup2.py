@@ -13,6 +13,7 @@ import pytest
 
 from labyard.testing.faas.archives import docker_archive
 from labyard.testing.faas.stock import HANDLER, handler_layer, small_python_layer
+from labyard.testing.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 ROOT_GROUP = "/sys/fs/cgroup"
@@ -75,7 +76,7 @@ def test_limits_and_groups(
     assert forks["not_enforced"] == ["memory"]
     assert vm.run(f"curl -s {forks['ip']}").stdout.endswith("Resource temporarily unavailable")
     daemon.kill()
-    assert daemon.wait(timeout=30) == 0
+    assert daemon.wait(timeout=PATIENCE) == 0
 
     # One that was given all of them.
     vm.run(f"mkdir {ROOT_GROUP}/lab")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from labyard.testing.faas.archives import docker_archive, layer
 from labyard.testing.faas.host import Host
+from labyard.testing.waiting import wait_until
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])
@@ -34,10 +35,10 @@ def test_descriptors(host: Host, image: Image) -> None:
         answers = list(threads.map(ask, range(100)))
     assert any(status == 200 for status in answers)
     assert any(status != 200 for status in answers), "there were enough descriptors for all of them"
-    host.settle(20)
+    host.settle()
     assert host.get(ip).status == 200
     host.settle()
-    host.wait_for(lambda: host.descriptors() == before, 5, lambda: f"{host.descriptors()} as before: {before}")
+    wait_until(lambda: host.descriptors() <= before, lambda: f"{host.descriptors()} as before: {before}")
     assert host.api("GET", "/api/observer").json == {"issues": []}
 
 
@@ -46,15 +47,15 @@ def test_space_of_the_runtime_s_folder(host: Host, image: Image) -> None:
     host.run("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", "/run/faasd")
     host.start(warm=1)
     ip = host.function("th", image())
-    host.wait_for(lambda: host.api("GET", "/api/function/th").json["pool"]["parked"] == 1, 10, "one is parked")
+    wait_until(lambda: host.api("GET", "/api/function/th").json["pool"]["parked"] == 1, "one is parked")
     host.run("sh", "-c", FILL.format("/run/faasd"))
     # The parked one answers; after that a container cannot be started, and the client is told.
     assert host.get(ip).status == 200
-    host.wait_for(lambda: "no handlers are parked for 60 s" in host.log(), 20, "no other one can be parked")
-    host.settle(10)
+    wait_until(lambda: "no handlers are parked for 60 s" in host.log(), "no other one can be parked")
+    host.settle()
     host.run("sh", "-c", FILL.format("/run/faasd"))
     answer = host.get(ip)
-    host.wait_for(lambda: len(host.logs("th")) == 2, 5, "both requests are in the log")
+    wait_until(lambda: len(host.logs("th")) == 2, "both requests are in the log")
     assert (answer.status, host.logs("th")[0]["result"]) == (502, "start_failed")
     host.path("/run/faasd/filler").unlink()
     assert host.get(ip).status == 200
@@ -76,7 +77,7 @@ def test_space_of_the_root(host: Host, image: Image) -> None:
     answer = host.get(ip)
     assert (answer.status, "space" in answer.reason) == (502, True)
     # What cannot be written is not forgotten.
-    host.wait_for(lambda: len(host.logs("th")) == 2, 5, "both requests are in the log")
+    wait_until(lambda: len(host.logs("th")) == 2, "both requests are in the log")
     assert host.path("/var/lib/small/registry.json").read_bytes() == registry
     host.path("/var/lib/small/filler").unlink()
     assert host.get(ip).status == 200

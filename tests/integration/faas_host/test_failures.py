@@ -12,10 +12,12 @@ import pytest
 
 from labyard.testing.faas.archives import docker_archive
 from labyard.testing.faas.host import Host
+from labyard.testing.waiting import PATIENCE, wait_until
 
 Image = Callable[..., bytes]
 # What a limit may be passed by: 0.5 s of the contract, and what a busy test machine adds.
-GRACE = 4.0
+# s, beside a limit: for a busy machine. What is not cut off goes on for 60 s.
+GRACE = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +31,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 @pytest.fixture(autouse=True)
 def _nothing_is_left(shared: Host) -> Iterator[None]:
     """After each failure: no container, bundle, socket, cgroup or process, and as many descriptors as before."""
-    shared.settle(10)
+    shared.settle()
     before = shared.descriptors()
     yield
-    shared.settle(10)
+    shared.settle()
     # Two listeners of functions that the test deployed may have come.
-    shared.wait_for(lambda: shared.descriptors() <= before + 2, 5, lambda: f"{shared.descriptors()}, before {before}")
+    wait_until(lambda: shared.descriptors() <= before + 2, lambda: f"{shared.descriptors()}, before {before}")
 
 
 class TestBeforeItConnects:
@@ -74,7 +76,7 @@ class TestBeforeItConnects:
         assert reply.json["detail"] == "handler did not connect within 5 s"
         assert reply.reason == "handler did not connect within 5 s"
         assert 5 <= reply.seconds < 5 + GRACE
-        shared.settle(3)
+        shared.settle()
 
     def test_handler_floods_its_output(self, shared: Host, image: Image) -> None:
         ip = shared.function("flood", image("flood"))
@@ -100,7 +102,7 @@ class TestAfterTheHandoff:
 
     def test_exit_0_without_a_byte_is_a_plain_close(self, shared: Host, image: Image) -> None:
         ip = shared.function("silent", image("exit-connected", "0"))
-        with shared.connect(ip, timeout=10) as client:
+        with shared.connect(ip) as client:
             assert client.recv(10) == b""
         assert shared.last("silent")["result"] == "empty"
 
@@ -111,13 +113,13 @@ class TestAfterTheHandoff:
         assert 2 <= reply.seconds < 2 + GRACE
 
     def test_runs_too_long_in_the_middle_of_its_answer(self, shared: Host, image: Image) -> None:
-        ip = shared.function("middle", image("half"), {"timeout": 2})
+        ip = shared.function("middle", image("half"), {"timeout": 4})
         began = time.monotonic()
-        with shared.connect(ip, timeout=10) as client:
+        with shared.connect(ip) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             data = client.makefile("rb").read()
         assert data.endswith(b"half of it")
-        assert 2 <= time.monotonic() - began < 2 + GRACE
+        assert 4 <= time.monotonic() - began < 4 + GRACE
         assert shared.last("middle")["result"] == "cut_off"
 
     @pytest.mark.timeout(90)
@@ -131,7 +133,7 @@ class TestAfterTheHandoff:
         ip = shared.function("left", image("slow", "0.5"))
         with shared.connect(ip) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        shared.settle(10)
+        shared.settle()
         assert shared.get(ip).status == 200
 
 
@@ -166,7 +168,7 @@ class TestSlots:
 
     @staticmethod
     def _await(host: Host, what: str, count: int) -> None:
-        host.wait_for(lambda: host.api("GET", "/api/stats").json[what] == count, 10, f"{what}: {count}")
+        wait_until(lambda: host.api("GET", "/api/stats").json[what] == count, f"{what}: {count}")
 
     @staticmethod
     def _finish(client: socket.socket) -> bytes:
@@ -235,13 +237,13 @@ class TestClients:
     def test_unread_request_does_not_reset_the_answer(self, shared: Host, image: Image) -> None:
         """The daemon answers with 502 while the request lies unread: closing at once would reset the connection."""
         ip = shared.function("unread", image("exit-connected", "5"))
-        with shared.connect(ip, timeout=10) as client:
+        with shared.connect(ip) as client:
             client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 30000\r\n\r\n" + b"x" * 30000)
             data = client.makefile("rb").read()
         assert data.startswith(b"HTTP/1.1 502 handler exited with code 5")
 
     def test_silent_clients_take_no_other_client_s_turn(self, shared: Host, image: Image) -> None:
-        ip = shared.function("silent-clients", image(), {"timeout": 3})
+        ip = shared.function("silent-clients", image(), {"timeout": 8})
         idle = [shared.connect(ip) for _ in range(5)]
         try:
             assert shared.get(ip).status == 200
@@ -252,7 +254,7 @@ class TestClients:
 
     @staticmethod
     def _status(client: socket.socket) -> bytes:
-        client.settimeout(20)
+        client.settimeout(PATIENCE)
         return client.makefile("rb").readline().split()[1]
 
     def test_taken_port_is_told_and_tried_again(self, make_host: Callable[[], Host], image: Image) -> None:
@@ -278,18 +280,18 @@ class TestClients:
             assert "before" in host.api("GET", "/health").json["not_listening"]
         finally:
             other.close()
-        host.wait_for(lambda: host.api("GET", "/health").json["status"] == "ok", 15, "listening again")
+        wait_until(lambda: host.api("GET", "/health").json["status"] == "ok", "listening again")
         assert "Body: \n" in host.get("10.0.0.10").text
 
 
 class TestStopping:
     def test_request_in_flight_ends_within_the_drain(self, make_host: Callable[[], Host], image: Image) -> None:
         host = make_host()
-        host.start()
+        host.start(drain_timeout=30)
         ip = host.function("quick", image("slow", "1"))
         with ThreadPoolExecutor(1) as threads:
             first = threads.submit(host.get, ip)
-            host.wait_for(lambda: host.api("GET", "/api/stats").json["at_work"] == 1, 5, "one is at work")
+            wait_until(lambda: host.api("GET", "/api/stats").json["at_work"] == 1, "one is at work")
             assert host.stop() == 0
             assert first.result().status == 200
 
@@ -299,7 +301,7 @@ class TestStopping:
         ip = host.function("slow", image("slow", "60"))
         with ThreadPoolExecutor(1) as threads:
             first = threads.submit(host.get, ip)
-            host.wait_for(lambda: len(host.leftovers()["containers"]) == 1, 5, "a container runs")
+            wait_until(lambda: len(host.leftovers()["containers"]) == 1, "a container runs")
             began = time.monotonic()
             gone = threading.Event()
 
@@ -311,11 +313,11 @@ class TestStopping:
             threading.Thread(target=watch, daemon=True).start()
             assert host.daemon is not None
             host.daemon.terminate()
-            assert gone.wait(10)
+            assert gone.wait(PATIENCE)
             assert time.monotonic() - began < 3 + GRACE
             reply = first.result()
             assert (reply.status, reply.json["detail"]) == (503, "the daemon is stopping")
-            assert host.daemon.wait(timeout=10) == 0
+            assert host.daemon.wait(timeout=PATIENCE) == 0
         assert not any(host.leftovers().values())
 
     def test_second_signal_does_not_wait(self, make_host: Callable[[], Host], image: Image) -> None:
@@ -324,11 +326,11 @@ class TestStopping:
         ip = host.function("slow", image("slow", "60"))
         with ThreadPoolExecutor(1) as threads:
             first = threads.submit(host.get, ip)
-            host.wait_for(lambda: len(host.leftovers()["containers"]) == 1, 5, "a container runs")
+            wait_until(lambda: len(host.leftovers()["containers"]) == 1, "a container runs")
             assert host.daemon is not None
             host.daemon.terminate()
-            host.wait_for(lambda: "[shutdown] SIGTERM" in host.log(), 5, "it is stopping")
+            wait_until(lambda: "[shutdown] SIGTERM" in host.log(), "it is stopping")
             began = time.monotonic()
             assert host.stop() == 0
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 25  # the drain would take 30 s
             assert first.result().status == 503

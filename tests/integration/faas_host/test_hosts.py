@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from labyard.testing.faas.host import Host
+from labyard.testing.waiting import wait_until
 
 Image = Callable[..., bytes]
 # The kernel's hierarchies of version 1, as many as it has, in this host's mount namespace alone.
@@ -52,7 +53,7 @@ class TestCrun:
         host.start(runtime="crun", warm=1)
         ip = host.function("th", image())
         for _ in range(5):
-            host.wait_for(lambda: host.api("GET", "/api/function/th").json["pool"]["parked"] == 1, 10, "one is parked")
+            wait_until(lambda: host.api("GET", "/api/function/th").json["pool"]["parked"] == 1, "one is parked")
             assert host.get(ip).status == 200
         assert host.api("GET", "/api/function/th").json["stats"]["warm_hits"] == 5
         assert host.stop() == 0
@@ -61,7 +62,7 @@ class TestCrun:
     def test_killed_and_started_again(self, host: Host, image: Image) -> None:
         host.start(runtime="crun", warm=1)
         ip = host.function("th", image())
-        host.wait_for(lambda: host.api("GET", "/api/function/th").json["pool"]["parked"] == 1, 10, "one is parked")
+        wait_until(lambda: host.api("GET", "/api/function/th").json["pool"]["parked"] == 1, "one is parked")
         host.stop(9)
         host.start(runtime="crun")
         host.settle()

@@ -15,6 +15,7 @@ import pytest
 
 from labyard.testing.faas.archives import docker_archive, layer
 from labyard.testing.faas.host import Host
+from labyard.testing.waiting import PATIENCE, wait_until
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])
@@ -33,7 +34,7 @@ class TestStart:
         monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
             systemd.bind(str(host.path("/run/notify")))  #
-            systemd.settimeout(20)
+            systemd.settimeout(PATIENCE)
             host.start()
             assert systemd.recv(100) == b"READY=1"
             host.stop()
@@ -47,7 +48,7 @@ class TestStart:
     def test_runtime_that_is_not_there(self, host: Host) -> None:
         host.launch(runtime="/nonexistent/runc")
         assert host.daemon is not None
-        assert host.daemon.wait(timeout=20) == 1
+        assert host.daemon.wait(timeout=PATIENCE) == 1
         assert host.log() == "ERROR: the runtime /nonexistent/runc is not installed\n"
 
     def test_runtime_that_cannot(self, host: Host) -> None:
@@ -57,7 +58,7 @@ class TestStart:
         fake.chmod(0o755)
         host.launch(runtime="/run/runc")
         assert host.daemon is not None
-        assert host.daemon.wait(timeout=20) == 1
+        assert host.daemon.wait(timeout=PATIENCE) == 1
         assert "ERROR: runc cannot run a container here: no namespaces for you\n" in host.log()
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -69,7 +70,7 @@ class TestStart:
         for _ in range(5):
             host.path("/var/lib/faasd/.lock").unlink()
             host.launch()
-            host.wait_for(lambda: bool(host.path("/var/lib/faasd/.lock").exists()), 10, "it has its lock")
+            wait_until(lambda: bool(host.path("/var/lib/faasd/.lock").exists()), "it has its lock")
             assert host.stop(number) == 0
             assert not any(host.leftovers().values())
             assert not [ip for ip in host.addresses() if ip.startswith("10.0.0.")]
@@ -90,14 +91,14 @@ class TestStart:
     def test_bad_setting(self, host: Host) -> None:
         host.launch(pool="10.0.0.10")
         assert host.daemon is not None
-        assert host.daemon.wait(timeout=20) == 1
+        assert host.daemon.wait(timeout=PATIENCE) == 1
         assert "LABYARD_FAAS_POOL '10.0.0.10'" in host.log()
 
     def test_port_of_the_api_is_taken(self, host: Host) -> None:
         host.start()
         host.launch(root="/var/lib/other")
         assert host.daemon is not None
-        assert host.daemon.wait(timeout=20) == 1
+        assert host.daemon.wait(timeout=PATIENCE) == 1
         assert "ERROR: cannot listen on 127.0.0.1:8080" in host.log()
 
 
@@ -167,14 +168,14 @@ class TestRegistry:
         path.write_text(json.dumps(registry))
         assert host.daemon is not None
         host.daemon.send_signal(signal.SIGHUP)
-        host.wait_for(lambda: "Registry read again" in host.log(), 5, "read again")
+        wait_until(lambda: "Registry read again" in host.log(), "read again")
         assert {ip for ip in host.addresses() if ip.startswith("10.")} == {"10.0.0.10/32", "10.0.0.77/32"}
         assert host.get("10.0.0.77").status == 502
         assert set(host.api("GET", "/api/list").json) == {"one", "three"}
         # One that cannot be used changes nothing.
         path.write_text("{")
         host.daemon.send_signal(signal.SIGHUP)
-        host.wait_for(lambda: "could not be read again" in host.log(), 5, "refused")
+        wait_until(lambda: "could not be read again" in host.log(), "refused")
         assert set(host.api("GET", "/api/list").json) == {"one", "three"}
         assert host.get("10.0.0.77").status == 502
 
@@ -191,7 +192,7 @@ class TestRegistry:
         path.write_text(json.dumps(registry))
         assert host.daemon is not None
         host.daemon.send_signal(signal.SIGHUP)
-        host.wait_for(lambda: "Registry read again" in host.log(), 5, "read again")
+        wait_until(lambda: "Registry read again" in host.log(), "read again")
         assert "cannot add 10.0.0.50" in host.log()
         assert host.get("10.0.0.60").status == 502
         assert ("missing", "address", "10.0.0.50") in {
@@ -239,12 +240,12 @@ class TestHistory:
         host.start()
         ip = host.function("th", image("exit-early", "3"))
         replies = [host.get(ip) for _ in range(2)]
-        host.wait_for(lambda: len(host.logs("th")) == 2, 5, "both are there")
+        wait_until(lambda: len(host.logs("th")) == 2, "both are there")
         for number in (signal.SIGTERM, signal.SIGKILL):
             host.stop(number)
             host.start()
             replies.append(host.get(ip))
-            host.wait_for(lambda: len(host.logs("th")) == len(replies), 5, "the new one is there, too")
+            wait_until(lambda: len(host.logs("th")) == len(replies), "the new one is there, too")
         entries = host.logs("th")[::-1]
         assert [entry["id"] for entry in entries] == [reply.json["request_id"] for reply in replies]
         for entry in entries:
@@ -276,7 +277,7 @@ class TestKilled:
         ips = {name: host.function(name, image("slow", "2")) for name in ("one", "two")}
         with ThreadPoolExecutor(2) as threads:
             pending = [threads.submit(self._try, host, ip) for ip in ips.values()]
-            host.wait_for(lambda: len(host.leftovers()["containers"]) >= 2, 10, "containers run")
+            wait_until(lambda: len(host.leftovers()["containers"]) >= 2, "containers run")
             host.stop(signal.SIGKILL)
             for one in pending:
                 one.result()
@@ -287,7 +288,7 @@ class TestKilled:
         host.path("/tmp/faas-00000000-0000-4000-8000-000000000000.sock").touch()
         host.run("ip", "addr", "add", "10.0.0.200/32", "dev", "lo", "label", "lo:faas")
         host.start(warm=0)
-        host.settle(5)
+        host.settle()
         assert "10.0.0.200/32" not in host.addresses()
         assert host.api("GET", "/api/observer").json == {"issues": []}
         for name, ip in ips.items():
@@ -300,12 +301,12 @@ class TestKilled:
         for _ in range(5):
             with ThreadPoolExecutor(4) as threads:
                 pending = [threads.submit(self._try, host, ip) for _ in range(4)]
-                host.wait_for(lambda: bool(host.leftovers()["bundles"]), 10, "one is being started")
+                wait_until(lambda: bool(host.leftovers()["bundles"]), "one is being started")
                 host.stop(signal.SIGKILL)
                 for one in pending:
                     one.result()
             host.start()
-            host.settle(10)
+            host.settle()
         assert host.get(ip).status == 200
 
     def test_killed_in_the_middle_of_a_deploy(self, host: Host) -> None:
@@ -335,7 +336,7 @@ class TestKilled:
     @staticmethod
     def _try(host: Host, ip: str) -> None:
         try:
-            host.get(ip, timeout=10)
+            host.get(ip)
         except OSError:
             return
         except Exception as error:

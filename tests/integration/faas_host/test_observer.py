@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from labyard.testing.faas.host import Host
+from labyard.testing.waiting import wait_until
 
 Image = Callable[..., bytes]
 UNKNOWN = "faas-00000000-0000-4000-8000-000000000000"
@@ -133,7 +134,7 @@ def test_finding_is_logged_once_by_itself(host: Host, image: Image) -> None:
     host.start(observer_interval=0.3)
     host.function("th", image())
     host.run("ip", "addr", "flush", "dev", "lo", "label", "lo:faas")
-    host.wait_for(lambda: "[server] Observer: missing address 10.0.0.10 th\n" in host.log(), 5, "it is logged")
+    wait_until(lambda: "[server] Observer: missing address 10.0.0.10 th\n" in host.log(), "it is logged")
     host.api("POST", "/api/observer/check?repair=1")
     assert host.log().count("[server] Observer: missing address 10.0.0.10") == 1
     assert host.get("10.0.0.10").status == 200

@@ -14,13 +14,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labyard.testing.faas.groups import Groups
+from labyard.testing.waiting import PATIENCE, wait_until
 
 CLONE_NEWNET = 0x40000000
 SETUP = """
@@ -89,7 +90,7 @@ class Host:
     def start(self, *, program: tuple[str, ...] = (sys.executable, "-m", "labyard.faas"), **settings: object) -> None:
         """Start faasd and wait until its API answers. Settings by name, without their prefix."""
         self.launch(program=program, **settings)
-        self.wait_for(self.is_up, 20, "the API answers")
+        wait_until(self.is_up, "the API answers")
 
     def launch(self, *, program: tuple[str, ...] = (sys.executable, "-m", "labyard.faas"), **settings: object) -> None:
         given = {f"LABYARD_FAAS_{name.upper()}": str(value) for name, value in settings.items()}
@@ -107,7 +108,7 @@ class Host:
         """Send a signal and wait; the exit code."""
         assert self.daemon is not None
         self.daemon.send_signal(number)
-        return self.daemon.wait(timeout=20)
+        return self.daemon.wait(timeout=PATIENCE)
 
     def is_up(self) -> bool:
         assert self.daemon is not None
@@ -155,7 +156,7 @@ class Host:
 
     # Clients
 
-    def connect(self, ip: str, port: int = 80, timeout: float = 60) -> socket.socket:
+    def connect(self, ip: str, port: int = 80, timeout: float = PATIENCE) -> socket.socket:
         with self.network():
             return socket.create_connection((ip, port), timeout=timeout)
 
@@ -167,7 +168,7 @@ class Host:
         port: int = 80,
         body: Any = None,
         headers: dict[str, str] | None = None,
-        timeout: float = 60,
+        timeout: float = PATIENCE,
     ) -> Reply:
         began = time.monotonic()
         connection = http.client.HTTPConnection(ip, port, timeout=timeout)
@@ -181,7 +182,7 @@ class Host:
         seconds = time.monotonic() - began
         return Reply(answer.status, answer.reason, {k.lower(): v for k, v in answer.getheaders()}, content, seconds)
 
-    def get(self, ip: str, path: str = "/", timeout: float = 60) -> Reply:
+    def get(self, ip: str, path: str = "/", timeout: float = PATIENCE) -> Reply:
         return self.request(ip, path=path, timeout=timeout)
 
     def api(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
@@ -221,8 +222,7 @@ class Host:
 
     def last(self, name: str) -> dict[str, Any]:
         """The last request as the log has it; it gets there a moment after the client has its answer."""
-        self.wait_for(lambda: bool(self.logs(name)), 10, "the request is in the log")
-        return self.logs(name)[0]
+        return wait_until(lambda: self.logs(name), "the request is in the log")[0]
 
     def leftovers(self) -> dict[str, list[str]]:
         """Whatever requests make and have to take away again."""
@@ -260,16 +260,6 @@ class Host:
         assert self.daemon is not None
         return len(list(Path(f"/proc/{self.daemon.pid}/task").iterdir()))
 
-    def settle(self, seconds: float = 3) -> None:
+    def settle(self, seconds: float = PATIENCE) -> None:
         """Wait until nothing of any request is left."""
-        self.wait_for(
-            lambda: not any(self.leftovers().values()), seconds, lambda: f"nothing is left: {self.leftovers()}"
-        )
-
-    @staticmethod
-    def wait_for(condition: Callable[[], bool], seconds: float, what: str | Callable[[], str]) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
-            time.sleep(0.01)
+        wait_until(lambda: not any(self.leftovers().values()), lambda: f"nothing is left: {self.leftovers()}", seconds)
