@@ -15,7 +15,7 @@ from labyard.bench import boot, boot_clock, desktops_processes, dhcp, iscsi, lab
 from labyard.bench import command as programs
 from labyard.bench.__main__ import MEASURES, app
 from labyard.bench.bench import Bench, MeasureError
-from labyard.bench.figure import TARGETS, Figure, Target, select
+from labyard.bench.figure import TARGETS, Figure, Target, p95, select
 from labyard.testing.waiting import PATIENCE
 
 LOWER = Target("family.some_s", "s", 10, "lower", "")
@@ -110,6 +110,11 @@ class TestReport:
         path = tmp_path / "bench.json"
         path.write_text(content)
         assert report.earlier_figures(path) == []
+
+
+@pytest.mark.parametrize(("count", "rank"), [(1, 1), (10, 10), (19, 19), (20, 19), (50, 48), (100, 95), (2000, 1900)])
+def test_p95_is_the_nearest_rank(count: int, rank: int) -> None:
+    assert p95(range(count, 0, -1)) == rank
 
 
 class TestCommand:

@@ -13,6 +13,7 @@ from functools import cache
 from labyard.bench import desktops_idle, desktops_processes
 from labyard.bench.bench import Bench, Measure, MeasureError
 from labyard.bench.desktops_stand import Server, Stand, each, need_clients, stand_of
+from labyard.bench.figure import p95
 from labyard.desktops.agent.rdp.negotiate import NegotiationError, negotiate
 from labyard.desktops.recorder.errors import NoPicture
 
@@ -75,7 +76,7 @@ def rdp_ready(bench: Bench) -> float:
 
 def rdp_usage(bench: Bench) -> float:
     """95th percentile, in ms, of 50 answers to what a running server uses."""
-    return statistics.quantiles(_turns(bench).asked, n=20)[-1]
+    return p95(_turns(bench).asked)
 
 
 def rdp_stop(bench: Bench) -> float:

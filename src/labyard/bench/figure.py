@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+
+def p95(values: Sequence[float]) -> float:
+    """The 95th percentile, by nearest rank: of fewer than 20 values, the largest."""
+    return sorted(values)[math.ceil(len(values) * 0.95) - 1]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from labyard.bench.bench import Bench, Measure, MeasureError
+from labyard.bench.figure import p95
 from labyard.testing.netboot import NetbootApi
 from labyard.testing.probes import DhcpProbe
 
@@ -28,10 +29,6 @@ SINGLES = 20
 KILL_STARTS = 50
 PREFIX = "bench-"
 UNIT = "labyard-netboot.service"
-
-
-def _p95(values: list[float]) -> float:
-    return sorted(values)[int(len(values) * 0.95) - 1] if len(values) >= 20 else max(values)
 
 
 class Stand:
@@ -104,12 +101,12 @@ def _bursts(bench: Bench) -> dict[str, Any]:
 
 def start_p95(bench: Bench) -> float:
     """95th percentile, in ms, of 100 starts at once."""
-    return _p95(_bursts(bench)["start_ms"])
+    return p95(_bursts(bench)["start_ms"])
 
 
 def stop_p95(bench: Bench) -> float:
     """95th percentile, in ms, of 100 stops at once."""
-    return _p95(_bursts(bench)["stop_ms"])
+    return p95(_bursts(bench)["stop_ms"])
 
 
 @cache
@@ -163,7 +160,7 @@ def _sustained(bench: Bench) -> dict[str, Any]:
         status = stand.boot.check("cat /proc/%s/status", process)
         rss = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
         answer |= {"cpu_pct": used / answer["seconds"] * 100, "rss_mb": rss / 1024}
-        bench.say(f"start p95 {_p95(answer['start_ms']):.0f} ms, stop p95 {_p95(answer['stop_ms']):.0f} ms meanwhile")
+        bench.say(f"start p95 {p95(answer['start_ms']):.0f} ms, stop p95 {p95(answer['stop_ms']):.0f} ms meanwhile")
         return answer
 
 

@@ -22,6 +22,7 @@ import pytest
 
 from integration import postgresql as pg
 from integration import redis_server
+from labyard.bench.figure import p95
 
 from .service_process import ServiceProcess
 from .test_desktops_nodes import HEARD, node_like
@@ -58,10 +59,6 @@ def who(process: ServiceProcess) -> Any:
 def made(answer: Any) -> Any:
     assert answer.status_code in (200, 201), answer.text
     return answer.json()
-
-
-def p95(taken: list[float]) -> float:
-    return sorted(taken)[int(len(taken) * 0.95)]
 
 
 @dataclass

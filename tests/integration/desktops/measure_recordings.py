@@ -20,19 +20,21 @@ import pytest
 
 from integration import postgresql as pg
 from integration import redis_server
+from labyard.bench.figure import p95
 from labyard.core.clock import as_text, now
 from labyard.core.database import Database
 from labyard.desktops.adapters.agent import ServerStatus, Usage
 from labyard.desktops.service import Desktops
+from labyard.testing.waiting import wait_until
 
 from .display import display, needs_display
-from .measure_desktops import DURABLE, Record, made, p95
+from .measure_desktops import DURABLE, Record, made
 from .media import colours, is_colour
 from .node import Desk, add_desk, recording_agent
 from .service_process import ServiceProcess
 from .test_intake import Line, Waiting
 from .test_recording_chain import Caller, agent_on
-from .test_sessions import chunks, created, stopped, until
+from .test_sessions import chunks, created, stopped
 
 pytestmark = needs_display
 
@@ -80,7 +82,7 @@ def running(folder: Path, count: int) -> Iterator[tuple[Any, list[Desk]]]:
         process = ServiceProcess(folder, url, redis.url, DESKTOPS_AGENT_SOCKET=str(folder / "agent.sock"))
         stack.callback(process.stop)
         who: Any = Caller(process, process.token("session_manager"))
-        until(lambda: process.http.get("/ready").status_code == 200)
+        wait_until(lambda: process.http.get("/ready").status_code == 200, "the service is ready")
         database = Database(url)
         stack.callback(database.close)
         for number in range(count):
@@ -203,5 +205,5 @@ def _seen_after(who: Any, session_id: str, desk: Desk, colour: str) -> float:
         done += len(fresh)
         return any(shows(chunk) for chunk in fresh)
 
-    until(seen)
+    wait_until(seen, f"a committed chunk shows {colour}", pause=0.1)
     return time.perf_counter() - began
