@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +21,9 @@ from labyard.testing.evse import PairError, Pairs
 from labyard.testing.evse.containers import NETWORK
 from labyard.testing.evse.processes import record_file
 from labyard.testing.evse.settings import IMAGE, installed
+from labyard.testing.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 PairsWith = Callable[..., Pairs]
 OFFSET = 7
@@ -67,7 +67,7 @@ def test_what_a_killed_run_left_is_taken_away(pairs_with: PairsWith, tmp_path: P
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(OFFSET)], timeout=60, check=False)
     assert all(listening(base + OFFSET) for base in (8000, 8023, 8080)), "orphans"
     (pair,) = pairs.start([OFFSET])
-    assert requests.get(f"{pair['native_url']}/loadsharing/peers", timeout=10).json() == []
+    assert requests.get(f"{pair['native_url']}/loadsharing/peers", timeout=PATIENCE).json() == []
 
 
 def test_a_process_that_has_an_old_number_is_left_alone(pairs_with: PairsWith) -> None:
@@ -125,7 +125,7 @@ def test_another_binary_takes_the_gateways_place(
     program(tmp_path / "native_program", f'exec {installed("labyard-evse-gateway")} "$@"')
     monkeypatch.chdir(tmp_path)
     (pair,) = pairs_with(NATIVE_BINARY_PATH="./native_program").start([OFFSET])
-    config = requests.get(f"{pair['native_url']}/config", timeout=10).json()
+    config = requests.get(f"{pair['native_url']}/config", timeout=PATIENCE).json()
     assert config["hostname"] == f"openevse-native-{OFFSET}"
     assert config["wifi_serial"].endswith(f"{0xE5E000 + OFFSET:X}")
 
@@ -173,10 +173,10 @@ def test_a_container_takes_the_emulators_place(pairs_with: PairsWith, image: str
     pairs = pairs_with(LABYARD_EVSE_EMULATOR_IMPL="docker", LABYARD_EVSE_EMULATOR_IMAGE=image)
     (pair,) = pairs.start([OFFSET])
     assert engine.containers.get(name).status == "running"
-    end = time.monotonic() + 20
-    while not requests.get(f"{pair['native_url']}/status", timeout=10).json()["evse_connected"]:
-        assert time.monotonic() < end, pairs.log("emulator", OFFSET) + pairs.log("gateway", OFFSET)
-        time.sleep(0.05)
+    wait_until(
+        lambda: requests.get(f"{pair['native_url']}/status", timeout=PATIENCE).json()["evse_connected"],
+        lambda: pairs.log("emulator", OFFSET) + pairs.log("gateway", OFFSET),
+    )
     pairs.stop()
     with pytest.raises(docker.errors.NotFound):
         engine.containers.get(name)
@@ -214,4 +214,4 @@ def test_a_pair_runs_once(pairs_with: PairsWith) -> None:
     (pair,) = pairs.start([OFFSET])
     with pytest.raises(PairError, match=f"pair {OFFSET} is running already"):
         pairs.start([OFFSET])
-    assert requests.get(f"{pair['native_url']}/config", timeout=10).status_code == 200
+    assert requests.get(f"{pair['native_url']}/config", timeout=PATIENCE).status_code == 200

@@ -13,29 +13,22 @@ import requests
 
 from integration.evse.peers import discover, hosts_of, peers_of, post_peer, wait_until_all_found
 from labyard.testing.evse import Pair, Pairs, Settings
+from labyard.testing.waiting import PATIENCE, wait_until
 
 StartPair = Callable[..., Pair]
 StartGroup = Callable[[int], list[Pair]]
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 ABSENT = "192.0.2.10"  # nobody answers there (RFC 5737)
-PATIENCE = 20.0  # s, a bound and no measure
 
 only_processes = pytest.mark.skipif(
     Settings.from_environment().backend == "units", reason="more pairs than the role evse_pair has deployed here"
 )
 
 
-def until(holds: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, f"in vain: {what}"
-        time.sleep(0.02)
-
-
 def status_of(pair: Pair) -> dict[str, Any]:
-    found: dict[str, Any] = requests.get(f"{pair['native_url']}/status", timeout=10).json()
+    found: dict[str, Any] = requests.get(f"{pair['native_url']}/status", timeout=PATIENCE).json()
     return found
 
 
@@ -49,24 +42,24 @@ def test_a_pair_says_where_it_is(instance_pair: StartPair) -> None:
         settings.rapi_base_port,
         "/tmp/rapi_pty_0",
     )
-    with socket.create_connection(("127.0.0.1", pair["rapi_port"]), timeout=10) as line:
-        line.settimeout(10)
+    with socket.create_connection(("127.0.0.1", pair["rapi_port"]), timeout=PATIENCE) as line:
+        line.settimeout(PATIENCE)
         assert line.recv(100).startswith(b"$AB 00 ")
 
 
 def test_what_happens_at_the_car_is_seen_at_the_gateway(instance_pair: StartPair) -> None:
     pair = instance_pair()
-    until(lambda: status_of(pair)["evse_connected"] == 1, "the gateway knows its EVSE")
+    wait_until(lambda: status_of(pair)["evse_connected"] == 1, "the gateway knows its EVSE")
     for action in ("connect", "request_charge"):
-        assert requests.post(f"{pair['emulator_url']}/api/ev/{action}", timeout=10).status_code == 200
-    until(lambda: status_of(pair)["state"] == 3, "it charges")
+        assert requests.post(f"{pair['emulator_url']}/api/ev/{action}", timeout=PATIENCE).status_code == 200
+    wait_until(lambda: status_of(pair)["state"] == 3, "it charges")
 
 
 def test_two_offsets_one_after_the_other(instance_pair: StartPair) -> None:
     """Each with its own ports and its own identity."""
     pairs = [instance_pair(port_offset=offset) for offset in (1, 3)]
     assert [pair["native_port"] - Settings.from_environment().gateway_base_port for pair in pairs] == [1, 3]
-    ids = {requests.get(f"{pair['native_url']}/config", timeout=10).json()["wifi_serial"] for pair in pairs}
+    ids = {requests.get(f"{pair['native_url']}/config", timeout=PATIENCE).json()["wifi_serial"] for pair in pairs}
     assert len(ids) == 2
 
 
@@ -76,7 +69,7 @@ def test_far_offsets(instance_pair: StartPair, port_offset: int) -> None:
     pair = instance_pair(port_offset=port_offset)
     assert pair["pty_path"] == f"/tmp/rapi_pty_{port_offset}"
     assert peers_of(pair) == []
-    until(lambda: status_of(pair)["evse_connected"] == 1, "the gateway knows its EVSE")
+    wait_until(lambda: status_of(pair)["evse_connected"] == 1, "the gateway knows its EVSE")
 
 
 @only_processes
@@ -93,23 +86,24 @@ def test_ten_find_each_other(multi_instance_group: StartGroup) -> None:
 def test_nothing_is_carried_over(evse_pairs: Pairs) -> None:
     (pair,) = evse_pairs.start([0])
     assert post_peer(pair, ABSENT).status_code == 200
-    requests.post(f"{pair['native_url']}/config", json={"lang": "de"}, timeout=10)
+    requests.post(f"{pair['native_url']}/config", json={"lang": "de"}, timeout=PATIENCE)
     evse_pairs.stop([0])
     (pair,) = evse_pairs.start([0])
     assert peers_of(pair) == []
-    assert requests.get(f"{pair['native_url']}/config", timeout=10).json()["lang"] == "en"
+    assert requests.get(f"{pair['native_url']}/config", timeout=PATIENCE).json()["lang"] == "en"
 
 
 @pytest.mark.parametrize("how", ["method", "key"])
 def test_a_restart_keeps_the_peers(instance_pair: StartPair, how: str) -> None:
     pair = instance_pair()
     assert post_peer(pair, ABSENT).status_code == 200
+    began = time.monotonic()
     if how == "method":
         pair.restart_native()
     else:
         pair["restart_native"]()
     assert [(peer["host"], peer["joined"]) for peer in peers_of(pair)] == [(ABSENT, True)]
-    assert status_of(pair)["uptime"] < PATIENCE
+    assert status_of(pair)["uptime"] <= time.monotonic() - began + 1
 
 
 def test_hosts_may_be_percent_encoded(instance_pair: StartPair) -> None:
@@ -117,15 +111,15 @@ def test_hosts_may_be_percent_encoded(instance_pair: StartPair) -> None:
     assert post_peer(pair, host).status_code == 200
     url = f"{pair['native_url']}/loadsharing/peers/{quote(host, safe='')}"
     assert "%3A" in url
-    assert requests.delete(url, timeout=10).json() == {"msg": "done"}
+    assert requests.delete(url, timeout=PATIENCE).json() == {"msg": "done"}
     assert peers_of(pair) == []
-    assert requests.delete(url, timeout=10).status_code == 404
+    assert requests.delete(url, timeout=PATIENCE).status_code == 404
 
 
 def test_adding_twice_is_no_error_where_that_is_asked_for(instance_pair: StartPair) -> None:
     pair = instance_pair()
     config = f"{pair['native_url']}/config"
-    assert requests.post(config, json={"loadsharing_compat": "idempotent"}, timeout=10).json()["msg"] == "done"
+    assert requests.post(config, json={"loadsharing_compat": "idempotent"}, timeout=PATIENCE).json()["msg"] == "done"
     answers = [post_peer(pair, ABSENT, reciprocal=False) for _ in range(2)]
     assert [(answer.status_code, answer.json()["msg"]) for answer in answers] == [
         (200, "done"),
@@ -141,5 +135,5 @@ def test_who_is_removed_stays_listed_while_found(multi_instance_group: StartGrou
     wait_until_all_found(pairs)
     assert post_peer(pairs[0], host).status_code == 200
     assert post_peer(pairs[0], host).status_code == 400
-    assert requests.delete(f"{pairs[0]['native_url']}/loadsharing/peers/{host}", timeout=10).status_code == 200
+    assert requests.delete(f"{pairs[0]['native_url']}/loadsharing/peers/{host}", timeout=PATIENCE).status_code == 200
     assert [(peer["host"], peer["joined"]) for peer in peers_of(pairs[0])] == [(host, False)]

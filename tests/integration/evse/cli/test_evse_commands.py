@@ -14,8 +14,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from integration.evse.sharing.pairs import GROUP, PATIENCE, Pair, wait_until
+from integration.evse.sharing.pairs import GROUP, Pair
 from labyard.cli import app
+from labyard.testing.waiting import PATIENCE, wait_until
 
 Command = Callable[..., Result]
 

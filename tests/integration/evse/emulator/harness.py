@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,17 +18,9 @@ from ports import free_port
 
 from labyard.evse.emulator.config import KEYS
 from labyard.evse.rapi import Checksum, LineReader, decode, encode
+from labyard.testing.waiting import PATIENCE, wait_until
 
-# A bound, not a measure: nothing that works comes near it.
-PATIENCE = 20.0
 _OURS = {key.env for key in KEYS.values()}
-
-
-def wait_until(is_so: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < end, f"in vain: {what}"
-        time.sleep(0.01)
 
 
 class EmulatorProcess:

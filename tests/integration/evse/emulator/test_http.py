@@ -11,9 +11,10 @@ import pytest
 import yaml
 from ports import free_port
 
-from integration.evse.emulator.harness import EmulatorProcess, wait_until
+from integration.evse.emulator.harness import EmulatorProcess
 from labyard.evse.emulator.api.app import ROUTES
 from labyard.evse.emulator.api.pages import DESCRIPTION
+from labyard.testing.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_socket
 
 from integration.evse.emulator.conftest import Start
-from integration.evse.emulator.harness import PATIENCE, EmulatorProcess, Rapi, wait_until
+from integration.evse.emulator.harness import EmulatorProcess, Rapi
+from labyard.testing.waiting import PATIENCE, wait_until
 
 Connect = Callable[[], Rapi]
 

@@ -13,7 +13,8 @@ import pytest
 from ports import free_port
 
 from integration.evse.emulator.conftest import Start
-from integration.evse.emulator.harness import PATIENCE, EmulatorProcess, Rapi
+from integration.evse.emulator.harness import EmulatorProcess, Rapi
+from labyard.testing.waiting import PATIENCE
 
 PROGRAM = Path(sys.executable).with_name("labyard-evse-emulator")
 

@@ -11,7 +11,8 @@ import pytest
 from ports import free_port
 
 from integration.evse.emulator.conftest import Start
-from integration.evse.emulator.harness import EmulatorProcess, Rapi, wait_until
+from integration.evse.emulator.harness import EmulatorProcess, Rapi
+from labyard.testing.waiting import wait_until
 
 GREETING = "$AB 00 8.2.1"
 

@@ -13,8 +13,9 @@ import pytest
 from ports import free_port
 
 from integration.evse.emulator.conftest import Start
-from integration.evse.emulator.harness import EmulatorProcess, Rapi, wait_until
+from integration.evse.emulator.harness import EmulatorProcess, Rapi
 from labyard.evse.rapi import encode
+from labyard.testing.waiting import wait_until
 
 Connect = Callable[[], Rapi]
 

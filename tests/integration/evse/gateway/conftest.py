@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from ports import free_port
+
+from labyard.testing.waiting import PATIENCE, wait_until
 
 NOBODY = "/nowhere/pty"  # nobody will ever be there
 
@@ -39,7 +40,7 @@ class GatewayProcess:
                 | (env or {}),
             )
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=10)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE)
         self.until(lambda: self.answers())
 
     def answers(self) -> bool:
@@ -50,12 +51,9 @@ class GatewayProcess:
         except httpx.TransportError:
             return False
 
-    def until(self, holds: Callable[[], Any], seconds: float = 15) -> None:
-        end = time.monotonic() + seconds
-        while not holds():
-            if time.monotonic() > end:
-                pytest.fail(f"it did not happen in {seconds} s:\n{self.log.read_text()[-4000:]}")
-            time.sleep(0.02)
+    def until(self, holds: Callable[[], Any]) -> None:
+        """AssertionError with the end of its log."""
+        wait_until(holds, lambda: f"the gateway said\n{self.log.read_text()[-4000:]}")
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.http.get("/status").json()
@@ -65,7 +63,7 @@ class GatewayProcess:
         self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(10)
+        return self.process.wait(PATIENCE)
 
 
 Start = Callable[..., GatewayProcess]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import httpx
 from ports import free_port
 
 from integration.evse.gateway.conftest import GatewayProcess
+from labyard.testing.waiting import PATIENCE, wait_until
 
 Bridge = Literal["socat", "wait-slave", "none"]
 
@@ -29,7 +29,7 @@ class Pair:
         self._flags = ["--time-scale", str(scale), *emulator_flags]
         self._bridge = bridge
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.web_port}", timeout=10)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.web_port}", timeout=PATIENCE)
         self.start_emulator()
         self.start_bridge()
         storage = directory / "gateway"
@@ -43,14 +43,11 @@ class Pair:
         else:
             flags += ["--serial-mode", "tcp", "--serial-tcp-port", str(self.rapi_port)]
         self._start("emulator", [sys.executable, "-m", "labyard.evse.emulator", *flags, *self._flags])
-        end = time.monotonic() + 15
-        while True:
-            try:
-                assert self.http.get("/api/status").status_code == 200
-                return
-            except httpx.TransportError:
-                assert time.monotonic() < end, "the emulator does not answer"
-                time.sleep(0.02)
+        wait_until(self._emulator_answers, "the emulator answers", despite=httpx.TransportError)
+
+    def _emulator_answers(self) -> bool:
+        assert not self.ended("emulator")
+        return self.http.get("/api/status").status_code == 200
 
     def start_bridge(self) -> None:
         """It needs the emulator."""
@@ -62,7 +59,7 @@ class Pair:
     def stop(self, name: str) -> None:
         process = self._running.pop(name)
         process.send_signal(signal.SIGKILL)
-        process.wait(5)
+        process.wait(PATIENCE)
         if name == "bridge":
             self.pty.unlink(missing_ok=True)  # socat has no time to
 
@@ -78,12 +75,12 @@ class Pair:
     def ready(self) -> None:
         self.until(lambda: self.gateway.status()["evse_connected"] == 1)
 
-    def until(self, holds: Any, seconds: float = 15) -> None:
-        self.gateway.until(holds, seconds)
+    def until(self, holds: Any) -> None:
+        self.gateway.until(holds)
 
-    def wait(self, seconds: float = 15, **wanted: Any) -> dict[str, Any]:
+    def wait(self, **wanted: Any) -> dict[str, Any]:
         """Until the gateway's status is so."""
-        self.until(lambda: {key: self.gateway.status()[key] for key in wanted} == wanted, seconds)
+        self.until(lambda: {key: self.gateway.status()[key] for key in wanted} == wanted)
         return self.gateway.status()
 
     def do(self, path: str, **content: Any) -> None:

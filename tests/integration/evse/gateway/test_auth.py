@@ -10,6 +10,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from integration.evse.gateway.conftest import GatewayProcess, Start
+from labyard.testing.waiting import PATIENCE
 
 BASIC = ("openevseadmin", "s3cret")
 APP = {"X-Requested-With": "OpenEVSE"}
@@ -24,7 +25,9 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]
 
 
 def log_in(gateway: GatewayProcess, **content: object) -> httpx.Response:
-    return httpx.post(f"{gateway.url}/login", json={"user": "openevseadmin", "pass": "s3cret"} | content)
+    return httpx.post(
+        f"{gateway.url}/login", json={"user": "openevseadmin", "pass": "s3cret"} | content, timeout=PATIENCE
+    )
 
 
 @pytest.mark.parametrize("path", ["/config", "/status", "/metrics", "/nope", "/loadsharing/peers"])
@@ -58,14 +61,16 @@ def test_a_session_opens_all_but_changes_only_from_the_app(locked: GatewayProces
     answer = log_in(locked)
     assert answer.json() == {"msg": "ok"}
     answer_cookie = answer.cookies["oevse_session"]
-    with httpx.Client(base_url=locked.url, cookies=answer.cookies) as http:
+    with httpx.Client(base_url=locked.url, cookies=answer.cookies, timeout=PATIENCE) as http:
         assert http.get("/config").status_code == 200
         answer = http.post("/status", json={"voltage": 230})
         assert (answer.status_code, answer.json()) == (403, {"msg": "csrf"})
         assert http.post("/status", json={"voltage": 230}, headers=APP).status_code == 200
     cookie = f'other={{"a": 1}}; oevse_session={answer_cookie}'
-    assert httpx.get(f"{locked.url}/config", headers={"Cookie": cookie}).status_code == 200
-    assert httpx.get(f"{locked.url}/config", cookies={"oevse_session": "made.up.one"}).status_code == 401
+    assert httpx.get(f"{locked.url}/config", headers={"Cookie": cookie}, timeout=PATIENCE).status_code == 200
+    assert (
+        httpx.get(f"{locked.url}/config", cookies={"oevse_session": "made.up.one"}, timeout=PATIENCE).status_code == 401
+    )
 
 
 def test_the_socket_is_gated_too(locked: GatewayProcess) -> None:
@@ -75,13 +80,13 @@ def test_the_socket_is_gated_too(locked: GatewayProcess) -> None:
     assert refusal.value.response.status_code == 401
     cookie = f"oevse_session={log_in(locked).cookies['oevse_session']}"
     with connect(url, additional_headers={"Cookie": cookie}) as socket:
-        assert "state" in socket.recv(5)
+        assert "state" in socket.recv(PATIENCE)
     with connect(f"ws://openevseadmin:s3cret@127.0.0.1:{locked.port}/ws") as socket:
-        assert "state" in socket.recv(5)
+        assert "state" in socket.recv(PATIENCE)
 
 
 def test_a_password_that_is_no_text(locked: GatewayProcess) -> None:
-    answer = httpx.post(f"{locked.url}/login", content=rb'{"user": "\ud800", "pass": "\ud800"}')
+    answer = httpx.post(f"{locked.url}/login", content=rb'{"user": "\ud800", "pass": "\ud800"}', timeout=PATIENCE)
     assert answer.status_code == 401
 
 
@@ -97,8 +102,8 @@ def test_another_password_ends_all_sessions(start_gateway: Start) -> None:
     gateway = start_gateway()
     gateway.http.post("/config", json={"www_password": "s3cret"})
     cookies = log_in(gateway, remember=True).cookies
-    assert httpx.get(f"{gateway.url}/config", cookies=cookies).status_code == 200
+    assert httpx.get(f"{gateway.url}/config", cookies=cookies, timeout=PATIENCE).status_code == 200
     gateway.http.post("/config", json={"www_password": "other"}, auth=BASIC)
-    assert httpx.get(f"{gateway.url}/config", cookies=cookies).status_code == 401
+    assert httpx.get(f"{gateway.url}/config", cookies=cookies, timeout=PATIENCE).status_code == 401
     gateway.http.post("/config", json={"www_password": ""}, auth=("openevseadmin", "other"))
     assert gateway.http.get("/config").status_code == 200

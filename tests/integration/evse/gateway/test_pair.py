@@ -11,6 +11,7 @@ import pytest
 from websockets.sync.client import connect
 
 from integration.evse.gateway.pair import Pair
+from labyard.testing.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -174,11 +175,11 @@ def test_what_is_done_at_the_charger_is_seen(pair: Pair) -> None:
 
 def test_the_socket_tells_changes_and_each_second_of_charging(pair: Pair) -> None:
     with connect(f"ws://127.0.0.1:{pair.gateway.port}/ws") as socket:
-        socket.recv(5)
+        socket.recv(PATIENCE)
         pair.charge()
         seen: list[dict[str, Any]] = []
         while not any(message.keys() == {"amp", "voltage", "power"} and message["amp"] for message in seen):
-            seen.append(json.loads(socket.recv(5)))
+            seen.append(json.loads(socket.recv(PATIENCE)))
         changes = [message for message in seen if "state" in message]
         assert [message["state"] for message in changes][-1] == 3
         assert changes[-1].keys() == {
@@ -248,7 +249,7 @@ def test_an_emulator_that_is_silent_for_a_while(pair: Pair) -> None:
         pair.rapi("$GV")
     pair.wait(rapi_connected=0)
     assert pair.http.delete("/api/link/faults").status_code == 200
-    pair.wait(rapi_connected=1, evse_connected=1, seconds=20)
+    pair.wait(rapi_connected=1, evse_connected=1)
 
 
 @pytest.mark.parametrize("kind", ["drop", "corrupt", "truncate", "duplicate"])

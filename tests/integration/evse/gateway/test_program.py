@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from integration.evse.gateway.conftest import GatewayProcess, Start
+from labyard.testing.waiting import PATIENCE
 
 
 def run(*words: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -26,7 +27,7 @@ def run(*words: str, env: dict[str, str] | None = None, cwd: Path | None = None)
         [sys.executable, "-m", "labyard.evse.gateway", *words],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         cwd=cwd,
         env=env,
         check=False,
@@ -112,10 +113,10 @@ def test_ends_with_0_and_soon(start_gateway: Start, number: int) -> None:
         socket.create_connection(("127.0.0.1", gateway.port)),  # somebody who does nothing
         connect(f"ws://127.0.0.1:{gateway.port}/ws") as client,
     ):
-        client.recv(5)
+        client.recv(PATIENCE)
         assert gateway.stop(number) == 0
         with pytest.raises(ConnectionClosed):
-            client.recv(5)
+            client.recv(PATIENCE)
 
 
 def test_a_stop_while_it_starts_is_no_failure() -> None:
@@ -123,7 +124,7 @@ def test_a_stop_while_it_starts_is_no_failure() -> None:
         "import os, signal; from labyard.evse.gateway import __main__, program;"
         "program.main = lambda: os.kill(os.getpid(), signal.SIGTERM); __main__.main()"
     )
-    assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], timeout=PATIENCE, check=False).returncode == 0
 
 
 def test_what_was_set_is_there_after_a_kill(start_gateway: Start) -> None:
@@ -147,7 +148,7 @@ def test_what_was_set_is_there_after_a_kill(start_gateway: Start) -> None:
 def test_a_kill_leaves_whole_files_and_no_others(start_gateway: Start) -> None:
     def write(gateway: GatewayProcess, number: int) -> None:
         with contextlib.suppress(httpx.TransportError):
-            httpx.post(f"{gateway.url}/config", json={"lang": f"{number}" * 50})
+            httpx.post(f"{gateway.url}/config", json={"lang": f"{number}" * 50}, timeout=PATIENCE)
 
     for _ in range(4):
         gateway = start_gateway()

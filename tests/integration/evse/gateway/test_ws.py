@@ -8,12 +8,13 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 from integration.evse.gateway.conftest import GatewayProcess
+from labyard.testing.waiting import PATIENCE
 
 
 def receive(socket: ClientConnection, key: str) -> Any:
     """The next message that has that key."""
     for _ in range(20):
-        message = json.loads(socket.recv(5))
+        message = json.loads(socket.recv(PATIENCE))
         if key in message:
             return message
     raise AssertionError(f"no {key} in 20 messages")
@@ -25,22 +26,22 @@ def open_socket(gateway: GatewayProcess) -> ClientConnection:
 
 def test_begins_with_the_whole_status(lone: GatewayProcess) -> None:
     with open_socket(lone) as socket:
-        first = json.loads(socket.recv(5))
+        first = json.loads(socket.recv(PATIENCE))
     assert first.keys() == lone.status().keys()
 
 
 def test_answers_pings(lone: GatewayProcess) -> None:
     with open_socket(lone) as socket:
-        socket.recv(5)
+        socket.recv(PATIENCE)
         socket.send('{"ping":1}')
-        assert socket.recv(5) == '{"pong": 1}'
-        assert socket.ping().wait(5)
+        assert socket.recv(PATIENCE) == '{"pong": 1}'
+        assert socket.ping().wait(PATIENCE)
 
 
 def test_tells_what_to_fetch_again(lone: GatewayProcess) -> None:
     with open_socket(lone) as first, open_socket(lone) as second:
         for socket in (first, second):
-            before = json.loads(socket.recv(5))
+            before = json.loads(socket.recv(PATIENCE))
         lone.http.post("/config", json={"lang": "fr"})
         lone.http.post("/override", json={"state": "disabled"})
         lone.http.delete("/override")
@@ -63,17 +64,17 @@ def test_tells_the_modes(lone: GatewayProcess) -> None:
 
 def test_nonsense_is_no_end(lone: GatewayProcess) -> None:
     with open_socket(lone) as socket:
-        socket.recv(5)
+        socket.recv(PATIENCE)
         for nonsense in ("", "{", "[]", "5", "[" * 50000, '{"nothing": 1}'):
             socket.send(nonsense)
         socket.send(b'{"ping":1}')
         socket.send('{"ping":1}')
-        assert socket.recv(5) == '{"pong": 1}'
+        assert socket.recv(PATIENCE) == '{"pong": 1}'
 
 
 def test_one_that_does_not_read_does_not_hold_up_the_others(lone: GatewayProcess) -> None:
     with open_socket(lone) as idle, open_socket(lone) as reader:
-        reader.recv(5)
+        reader.recv(PATIENCE)
         for number in range(300):
             lone.http.post("/config", json={"lang": f"x{number}"})
             receive(reader, "config_version")

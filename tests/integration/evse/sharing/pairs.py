@@ -7,29 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 from ports import free_port
 
-# A bound, not a measure: nothing that works comes near it.
-PATIENCE = 40.0
+from labyard.testing.waiting import PATIENCE, wait_until
+
 GROUP = {
     "loadsharing_enabled": True,
     "loadsharing_role": "controller",
     "loadsharing_group_max_current": 32,
     "loadsharing_group_id": "test",
 }
-
-
-def wait_until(is_so: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, f"in vain: {what}"
-        time.sleep(0.02)
 
 
 class Gateway:

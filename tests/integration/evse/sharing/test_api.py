@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from integration.evse.sharing.conftest import Gateways
-from integration.evse.sharing.pairs import Gateway, wait_until
+from integration.evse.sharing.pairs import Gateway
+from labyard.testing.waiting import wait_until
 
 PEERS = "/loadsharing/peers"
 

@@ -11,7 +11,8 @@ import pytest
 
 from integration.evse.sharing.alone import run_alone
 from integration.evse.sharing.conftest import Gateways
-from integration.evse.sharing.pairs import Gateway, wait_until
+from integration.evse.sharing.pairs import Gateway
+from labyard.testing.waiting import wait_until
 
 # What the contract gives them after a trigger.
 SECONDS = 3.0
@@ -61,7 +62,10 @@ def test_who_goes_is_gone_and_who_is_killed_is_offline(gateways: Gateways) -> No
     wait_until(lambda: leaving_host not in [peer["host"] for peer in first.peers], "it said goodbye")
     trigger([first])
     time.sleep(SECONDS)
-    assert [(peer["host"], peer["online"]) for peer in first.peers] == [(killed_host, False)]
+    wait_until(
+        lambda: [(peer["host"], peer["online"]) for peer in first.peers] == [(killed_host, False)],
+        lambda: f"only the killed one is listed, as offline: {first.peers}",
+    )
     killed.start()
     killed.ready()
     wait_until(lambda: online(first) == [killed_host], "it is back")
@@ -87,7 +91,8 @@ def test_off_finds_nobody_and_is_not_found(gateways: Gateways) -> None:
 INSIDE = """
 import json, sys
 from pathlib import Path
-from integration.evse.sharing.pairs import Gateway, wait_until
+from integration.evse.sharing.pairs import Gateway
+from labyard.testing.waiting import wait_until
 found = [Gateway(Path(sys.argv[1]) / str(number)) for number in range(3)]
 try:
     for gateway in found:
@@ -112,7 +117,8 @@ def test_without_any_network_they_find_each_other_on_loopback(tmp_path: Path) ->
 SAME_NAME = """
 import json, sys
 from pathlib import Path
-from integration.evse.sharing.pairs import Gateway, wait_until
+from integration.evse.sharing.pairs import Gateway
+from labyard.testing.waiting import wait_until
 folder = Path(sys.argv[1])
 for number in range(4):
     (folder / str(number)).mkdir()

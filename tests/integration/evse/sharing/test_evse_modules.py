@@ -16,7 +16,8 @@ from ansible.module_utils.testing import patch_module_args
 from ports import free_port
 
 from integration.evse.sharing.conftest import Gateways
-from integration.evse.sharing.pairs import Gateway, wait_until
+from integration.evse.sharing.pairs import Gateway
+from labyard.testing.waiting import wait_until
 
 COLLECTIONS = Path(__file__).parents[4] / "collections"
 Run = Callable[..., dict[str, Any]]

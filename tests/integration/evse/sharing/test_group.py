@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from integration.evse.sharing.conftest import Pairs
-from integration.evse.sharing.pairs import GROUP, Gateway, Pair, wait_until
+from integration.evse.sharing.pairs import GROUP, Gateway, Pair
+from labyard.testing.waiting import PATIENCE, wait_until
 
 TIMEOUT = 5  # s, the shortest that a heartbeat may have
 
@@ -32,7 +33,7 @@ def watched(controller: Pair, pairs: list[Pair], folder: Path, *flags: str) -> I
         yield
     finally:
         monitor.send_signal(signal.SIGTERM)
-        summary, _ = monitor.communicate(timeout=20)
+        summary, _ = monitor.communicate(timeout=PATIENCE)
         lines = [json.loads(line) for line in output.read_text().splitlines()]
     over = [line for line in lines if line["violation"]]
     assert not over, over

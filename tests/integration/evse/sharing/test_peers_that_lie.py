@@ -16,7 +16,8 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 from integration.evse.sharing.conftest import Gateways
-from integration.evse.sharing.pairs import GROUP, Gateway, wait_until
+from integration.evse.sharing.pairs import GROUP, Gateway
+from labyard.testing.waiting import wait_until
 
 STATUS = {"amp": 0, "voltage": 240, "pilot": 16, "state": 1, "vehicle": 0, "config_version": 1}
 
