@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
+
+from labyard.testing.waiting import PATIENCE, wait_until
 
 # The database of desktops' tests. Workers have servers of their own, so the name is free on each.
 DESKTOPS = "labyard_desktops_test"
@@ -64,16 +65,16 @@ class Server:
     def start(self) -> None:
         with (self._folder / "log").open("a") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, **self._as)
-        self._wait()
+        wait_until(self._answers, lambda: (self._folder / "log").read_text(), despite=psycopg.OperationalError)
 
     def crash(self) -> None:
         """It ends at once, without a word to its clients."""
         self.process.send_signal(signal.SIGQUIT)
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)  # "fast": without waiting for clients
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
     def _run(self, command: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", **self._as)
@@ -85,14 +86,10 @@ class Server:
         ) as connection:
             connection.execute(statement)  # type: ignore[call-overload]
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                return self._execute("SELECT 1")
-            except psycopg.OperationalError:
-                assert self.process.poll() is None and time.monotonic() < deadline, (self._folder / "log").read_text()
-                time.sleep(0.05)
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self._folder / "log").read_text()
+        self._execute("SELECT 1")
+        return True
 
 
 @contextmanager

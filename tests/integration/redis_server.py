@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+
+from labyard.testing.waiting import wait_until
 
 
 class Server:
@@ -30,14 +31,11 @@ class Server:
         command = ["redis-server", "--port", "0", "--unixsocket", str(self._socket), "--dir", str(self._folder)]
         command += ["--save", "", "--appendonly", "no"]
         self.process = subprocess.Popen(command, executable=program, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                redis.Redis.from_url(self.url).ping()
-                return
-            except redis.ConnectionError:
-                assert self.process.poll() is None and time.monotonic() < deadline, "Redis does not answer"
-                time.sleep(0.02)
+        wait_until(self._answers, "Redis answers", despite=redis.ConnectionError)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, "Redis has ended"
+        return bool(redis.Redis.from_url(self.url).ping())
 
     def kill(self) -> None:
         self.process.kill()

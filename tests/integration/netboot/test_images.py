@@ -33,6 +33,7 @@ from labyard.netboot.api.images import router
 from labyard.netboot.models import Image, ImageStatus, ImageType, Machine, Target, TargetStatus
 from labyard.netboot.service.images import Images, check_file, uploads
 from labyard.netboot.settings import Settings
+from labyard.testing.waiting import PATIENCE, wait_until
 
 MIB = 1024**2
 FORMATS = ["raw", "qcow2", "vhd", "vhdx", "vmdk", "vdi"]
@@ -78,13 +79,13 @@ class Service:
         self.server = uvicorn.Server(uvicorn.Config(self.app, port=0, log_level="error"))
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
-        wait_for(lambda: self.server.started)
+        wait_until(lambda: self.server.started, "the service is up")
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
         self.http = self.client("admin")
 
     def client(self, token: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}/images", headers=headers, timeout=60)
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}/images", headers=headers, timeout=PATIENCE)
 
     def upload(self, file: Path, name: str, filename: str | None = None, **fields: str) -> httpx.Response:
         with file.open("rb") as content:
@@ -99,7 +100,7 @@ class Service:
             answer: dict[str, Any] = self.http.get(f"/{image_id}").json()
             return answer if answer["status"] in ("ready", "error") else None
 
-        return wait_for(done)
+        return wait_until(done, f"image {image_id} is worked up")
 
     def ready(self, file: Path, name: str, **fields: str) -> dict[str, Any]:
         answer = self.upload(file, name, **fields)
@@ -141,7 +142,7 @@ class Service:
     def stop(self) -> None:
         self.http.close()
         self.server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self.images.close()
         self.database.close()
 
@@ -155,15 +156,6 @@ class _Tokens:
     def denied(self, *_: object) -> None: ...
 
     def ensure_admin(self) -> None: ...
-
-
-def wait_for(probe: Any, seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := probe():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
 
 
 @pytest.fixture
@@ -299,7 +291,7 @@ class TestUpload:
         assert image["status"] == "error" and reason in image["error_message"]
         converted = service.http.post(f"/{image['id']}/convert", json={"target_format": "raw"})
         assert converted.status_code == 200  # and checks it again
-        wait_for(lambda: "Conversion" in str(service.settled(image["id"])["error_message"]))
+        wait_until(lambda: "Conversion" in str(service.settled(image["id"])["error_message"]), "the failure is told")
         assert service.settled(image["id"])["status"] == "error"
 
     @pytest.mark.parametrize("filename", ["../../etc/cron.d/x.raw", "/etc/x.raw", "C:\\windows\\x.raw", "..\\x.raw"])
@@ -408,12 +400,12 @@ class TestPieces:
 
         def cut() -> Iterator[bytes]:
             yield content[3 * MIB : 5 * MIB]
-            wait_for(lambda: Path(image["file_path"]).stat().st_size > 3 * MIB)
+            wait_until(lambda: Path(image["file_path"]).stat().st_size > 3 * MIB, "more than 3 MiB are there")
             raise RuntimeError("gone")
 
         with pytest.raises(RuntimeError, match="gone"):
             service.http.put(f"/upload/{image['id']}", params={"offset": 3 * MIB}, content=cut())
-        here = wait_for(lambda: service.http.get(f"/upload/{image['id']}").json())["received"]
+        here = wait_until(lambda: service.http.get(f"/upload/{image['id']}").json(), "the upload is told")["received"]
         assert 3 * MIB < here <= 5 * MIB
 
         def wrong() -> str:  # until the server has seen that the client is gone, a piece is on its way
@@ -421,7 +413,7 @@ class TestPieces:
             assert answer.status_code == 409
             return answer.json()["detail"].partition("offset=")[2]
 
-        offset = int(wait_for(wrong))
+        offset = int(wait_until(wrong, "the server says how far it is"))
         assert put(offset, len(content) + 1).json()["received"] == len(content)
         done = service.settled(image["id"])
         assert (done["status"], done["checksum_sha256"]) == ("ready", hashlib.sha256(content).hexdigest())
@@ -494,12 +486,15 @@ class TestCutOff:
             yield b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nimage\r\n'
             yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.raw"\r\n\r\n'
             yield bytes(4 * MIB)
-            wait_for(lambda: [name for name in service.files() if (service.folder / name).stat().st_size >= MIB])
+            wait_until(
+                lambda: [name for name in service.files() if (service.folder / name).stat().st_size >= MIB],
+                "the first MiB is there",
+            )
             raise RuntimeError("gone")
 
         with pytest.raises(RuntimeError, match="gone"):
             service.http.post("/upload", content=body(), headers={"Content-Type": "multipart/form-data; boundary=x"})
-        wait_for(lambda: not service.files())
+        wait_until(lambda: not service.files(), "nothing is left")
         assert service.http.get("").json() == [] and service.audited() == []
 
     def test_client_stands_still(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,7 +543,9 @@ class TestCutOff:
 
             image = service.ready(disk(tmp_path / "a.qcow2", "qcow2", content=5 * MIB // 2), "fits")
             service.http.post(f"/{image['id']}/convert", json={"target_format": "vhdx"})
-            failed = wait_for(lambda: (found := service.settled(image["id"]))["error_message"] and found)
+            failed = wait_until(
+                lambda: (found := service.settled(image["id"]))["error_message"] and found, "the failure is told"
+            )
             assert failed["status"] == "ready" and "No space left" in failed["error_message"]
             assert service.files() == {image["filename"]}
             check_file(service.images.get(image["id"]))
@@ -634,7 +631,7 @@ class TestChanges:
         with pytest.raises(AdapterError, match="is gone"):
             check_file(service.images.get(1))
         service.http.post("/1/convert", json={"target_format": "qcow2"})
-        failed = wait_for(lambda: (found := service.settled(1))["error_message"] and found)
+        failed = wait_until(lambda: (found := service.settled(1))["error_message"] and found, "the failure is told")
         assert "gone" in failed["error_message"]
         assert service.http.delete("/1").status_code == 200
 
@@ -646,14 +643,16 @@ class TestConvert:
         image = service.ready(disk(tmp_path / f"a.{source}", source), "one")
         answer = service.http.post("/1/convert", json={"target_format": target.upper()})
         assert answer.json() == {"message": "Conversion triggered successfully", "image_id": 1}
-        wait_for(lambda: "image_converted" in service.audited())
+        wait_until(lambda: "image_converted" in service.audited(), "it is converted")
         done = service.settled(1)
         assert (done["status"], done["format"], done["error_message"]) == ("ready", target, None)
         content = Path(done["file_path"]).read_bytes()
         assert done["filename"].endswith(f".{target}") and done["size_bytes"] == len(content)
         assert done["checksum_sha256"] == hashlib.sha256(content).hexdigest()
         assert done["virtual_size_bytes"] == image["virtual_size_bytes"]
-        wait_for(lambda: service.files() == {done["filename"]})
+        wait_until(
+            lambda: service.files() == {done["filename"]}, lambda: f"only the new file is left of {service.files()}"
+        )
         tools = [qemu_img.tool_format(source), qemu_img.tool_format(target)]
         compare = ["qemu-img", "compare", "-f", tools[0], "-F", tools[1], tmp_path / f"a.{source}", done["file_path"]]
         subprocess.run(compare, check=True)
@@ -686,11 +685,15 @@ class TestConvert:
             thread.start()
         for thread in threads:
             thread.join()
-        wait_for(lambda: len(service.audited()) >= 2)
+        wait_until(lambda: len(service.audited()) >= 2, "it is converted")
         done = service.settled(1)
         assert done["format"] == "qcow2"
-        wait_for(lambda: service.files() == {done["filename"]})
-        assert service.audited().count("image_converted") == codes.count(200)
+        wait_until(
+            lambda: service.files() == {done["filename"]}, lambda: f"only the new file is left of {service.files()}"
+        )
+        wait_until(
+            lambda: service.audited().count("image_converted") == codes.count(200), "each that was taken is done"
+        )
 
     def test_progress_is_told(self, tmp_path: Path) -> None:
         told: list[int] = []
@@ -701,7 +704,7 @@ class TestConvert:
     def test_output_is_sparse(self, service: Service, tmp_path: Path) -> None:
         service.ready(disk(tmp_path / "a.qcow2", "qcow2", 256 * MIB), "one")
         service.http.post("/1/convert")
-        wait_for(lambda: "image_converted" in service.audited())
+        wait_until(lambda: "image_converted" in service.audited(), "it is converted")
         stat = Path(service.settled(1)["file_path"]).stat()
         assert stat.st_size == 256 * MIB and stat.st_blocks * 512 < 8 * MIB
 
@@ -740,7 +743,7 @@ class TestImport:
         file = disk(tmp_path / "shelf" / "boot.raw")
         service.settled(service.http.post("/import", json={"name": "boot", "path": str(file)}).json()["id"])
         service.http.post("/1/convert", json={"target_format": "qcow2"})
-        wait_for(lambda: "image_converted" in service.audited())
+        wait_until(lambda: "image_converted" in service.audited(), "it is converted")
         done = service.settled(1)
         assert done["filename"] == "boot.qcow2" and service.files() == {"boot.qcow2"} and file.is_file()
         service.http.delete("/1")
@@ -779,7 +782,7 @@ class TestRestart:
         assert child.stdout is not None
         port = int(child.stdout.readline())
         headers = {"Authorization": "Bearer admin"}
-        return child, httpx.Client(base_url=f"http://127.0.0.1:{port}/images", headers=headers, timeout=60)
+        return child, httpx.Client(base_url=f"http://127.0.0.1:{port}/images", headers=headers, timeout=PATIENCE)
 
     def kill(self, child: subprocess.Popen[str]) -> None:
         child.send_signal(signal.SIGKILL)
@@ -795,18 +798,23 @@ class TestRestart:
                     content.write(os.urandom(MIB))
             with file.open("rb") as content:
                 http.post("/upload", data={"name": "one"}, files={"file": ("a.raw", content)})
-            wait_for(lambda: http.get("/1").json()["status"] == "ready")
+            wait_until(lambda: http.get("/1").json()["status"] == "ready", "it is ready")
             http.post("/1/convert", json={"target_format": "qcow2"})
-            wait_for(lambda: [part for part in folder.glob("*.part") if part.stat().st_size > MIB])
+            wait_until(
+                lambda: [part for part in folder.glob("*.part") if part.stat().st_size > MIB],
+                "the conversion has written",
+            )
         finally:
             self.kill(child)
         assert list(folder.glob("*.part"))
         service = Service(tmp_path / "state")
         try:
-            wait_for(lambda: "image_converted" in service.audited())
+            wait_until(lambda: "image_converted" in service.audited(), "it is converted")
             done = service.settled(1)
             assert (done["status"], done["format"]) == ("ready", "qcow2")
-            wait_for(lambda: service.files() == {done["filename"]})
+            wait_until(
+                lambda: service.files() == {done["filename"]}, lambda: f"only the new file is left of {service.files()}"
+            )
             compare = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", file, done["file_path"]]
             subprocess.run(compare, check=True)
         finally:
@@ -818,7 +826,10 @@ class TestRestart:
 
         def body() -> Iterator[bytes]:
             yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.raw"\r\n\r\n' + bytes(2 * MIB)
-            wait_for(lambda: [part for part in folder.glob(".upload-*") if part.stat().st_size >= MIB])
+            wait_until(
+                lambda: [part for part in folder.glob(".upload-*") if part.stat().st_size >= MIB],
+                "the first MiB is there",
+            )
             uploads.remove_stale(folder)
             assert list(folder.glob(".upload-*")), "an upload under way is not stale"
             self.kill(child)
@@ -875,12 +886,12 @@ class TestRestart:
                 content.write(os.urandom(MIB))
         service.ready(file, "one")
         service.http.post("/1/convert", json={"target_format": "qcow2"})
-        wait_for(lambda: list(service.folder.glob("*.part")))
+        wait_until(lambda: list(service.folder.glob("*.part")), "the conversion has begun")
         service.stop()
         assert not list(service.folder.glob("*.part"))
         service = Service(tmp_path / "state")
         try:
-            wait_for(lambda: "image_converted" in service.audited())
+            wait_until(lambda: "image_converted" in service.audited(), "it is converted")
             assert service.settled(1)["format"] == "qcow2"
         finally:
             service.stop()

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +22,7 @@ from labyard.core.adapter import AdapterError
 from labyard.netboot.adapters.disks import OverlaySeen, OverlaySpec
 from labyard.netboot.adapters.overlays import Overlays
 from labyard.netboot.adapters.qmp import Qmp
+from labyard.testing.waiting import PATIENCE, wait_until
 
 BINARY = "qemu-storage-daemon"
 pytestmark = pytest.mark.skipif(
@@ -46,16 +46,15 @@ class Daemon:
         self.socket.unlink(missing_ok=True)
         chardev = f"socket,id=qmp,path={self.socket},server=on,wait=off"
         self.process = subprocess.Popen([BINARY, "--chardev", chardev, "--monitor", "chardev=qmp"])
-        while not self.socket.exists():
-            time.sleep(0.01)
+        wait_until(self.socket.exists, f"{BINARY} listens")
 
     def stop(self, how: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(how)
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
 
     def nodes(self) -> set[str]:
-        with Qmp(self.socket, 5).talk() as talk:
+        with Qmp(self.socket, PATIENCE).talk() as talk:
             nodes = talk.do("query-named-block-nodes", {"flat": True})
         return {node["node-name"] for node in nodes if not node["node-name"].startswith("#")}
 
@@ -78,7 +77,7 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def disks(daemon: Daemon) -> Overlays:
-    return Overlays(daemon.folder / "disks", daemon.socket, timeout=5)
+    return Overlays(daemon.folder / "disks", daemon.socket, timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -318,11 +317,13 @@ class TestCrash:
         disks.apply(spec())
         assert read(disks.export_path(ONE), 0, 4) == b"base"
 
-    def test_a_hung_daemon_is_an_error_in_time(self, daemon: Daemon, spec: Callable[..., OverlaySpec]) -> None:
-        disks = Overlays(daemon.folder / "disks", daemon.socket, timeout=0.3)
+    def test_a_hung_daemon_is_an_error_in_time(
+        self, daemon: Daemon, disks: Overlays, spec: Callable[..., OverlaySpec]
+    ) -> None:
+        hasty = Overlays(daemon.folder / "disks", daemon.socket, timeout=0.3)
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGSTOP)
-        for verb in (disks.ping, disks.observed, lambda: disks.apply(spec()), lambda: disks.remove(ONE)):
+        for verb in (hasty.ping, hasty.observed, lambda: hasty.apply(spec()), lambda: hasty.remove(ONE)):
             with pytest.raises(AdapterError, match=r"did not answer .* within 0.3 s"):
                 verb()
         daemon.process.send_signal(signal.SIGCONT)
@@ -340,7 +341,7 @@ class TestCrash:
             assert read(disks.export_path(ONE), 0, 4) == b"base"
             disks.remove(ONE)
             assert daemon.nodes() <= {"image"}
-            with Qmp(daemon.socket, 5).talk() as talk:
+            with Qmp(daemon.socket, PATIENCE).talk() as talk:
                 talk.run(("blockdev-del", {"node-name": "image"}))
 
     @pytest.mark.parametrize("commands", range(4))
@@ -365,7 +366,7 @@ class TestCrash:
     def test_an_image_left_open_is_closed(
         self, daemon: Daemon, disks: Overlays, spec: Callable[..., OverlaySpec], image: Path
     ) -> None:
-        with Qmp(daemon.socket, 5).talk() as talk:
+        with Qmp(daemon.socket, PATIENCE).talk() as talk:
             talk.do(
                 "blockdev-add", {"driver": "file", "node-name": "base-left", "filename": str(image), "read-only": True}
             )
@@ -380,7 +381,7 @@ class TestCrash:
         file = {"driver": "file", "filename": str(overlay)}
         image = {"driver": "file", "filename": str(spec.base), "read-only": True}
         mountpoint = str(disks.export_path(spec.target_id))
-        with Qmp(daemon.socket, 5).talk() as talk:
+        with Qmp(daemon.socket, PATIENCE).talk() as talk:
             for name, arguments in [
                 ("blockdev-add", {"driver": "raw", "node-name": "image", "read-only": True, "file": image}),
                 ("blockdev-add", {"driver": "qcow2", "node-name": spec.target_id, "file": file, "backing": "image"}),
@@ -416,7 +417,7 @@ class TestManyAtOnce:
 
 class TestQmp:
     def test_a_daemon_that_is_killed_in_the_conversation(self, daemon: Daemon) -> None:
-        with pytest.raises(AdapterError, match="went away"), Qmp(daemon.socket, 5).talk() as talk:
+        with pytest.raises(AdapterError, match="went away"), Qmp(daemon.socket, PATIENCE).talk() as talk:
             daemon.stop(signal.SIGKILL)
             talk.do("query-jobs")
 
@@ -448,5 +449,5 @@ class TestQmp:
 
     def test_a_refusal_is_the_daemons_own_words(self, daemon: Daemon) -> None:
         words = "refused no-such: The command no-such has not been found"
-        with pytest.raises(AdapterError, match=words), Qmp(daemon.socket, 5).talk() as talk:
+        with pytest.raises(AdapterError, match=words), Qmp(daemon.socket, PATIENCE).talk() as talk:
             talk.do("no-such")

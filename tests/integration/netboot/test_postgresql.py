@@ -30,6 +30,7 @@ from labyard.netboot.app import build
 from labyard.netboot.models import BootEventType, BootSession, EventSource, Image, Machine, Target
 from labyard.netboot.service import Netboot
 from labyard.netboot.settings import Settings
+from labyard.testing.waiting import wait_until
 
 from ..postgresql import Server, server
 from .conftest import MACHINE, PASSWORD, Client
@@ -55,7 +56,6 @@ from .test_sessions import (  # noqa: F401
     test_second_start_and_target_are_refused,
     test_start_stop_ten_times_within_a_second_or_so,
 )
-from .test_tgt_daemon import until
 
 
 @pytest.fixture(scope="session")
@@ -252,7 +252,7 @@ class TestTwoInstances:
             program = shutil.which("redis-check-rdb")
             assert program, "apt-get install redis-tools"
             process = subprocess.Popen(command, executable=program, stdout=subprocess.DEVNULL)
-            until(lambda: Path(socket).is_socket(), "Redis to listen")
+            wait_until(lambda: Path(socket).is_socket(), "Redis listens")
             yield f"redis+unix://{socket}"
             process.kill()
             process.wait()

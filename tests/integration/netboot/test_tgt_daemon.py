@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from labyard.netboot.adapters.iscsi import Connection, Lun, TargetSpec
 from labyard.netboot.adapters.tgt import NO_ADDRESS, Tgt
 from labyard.netboot.adapters.tgt_wire import Code, Mode, Op, Wire, pack
 from labyard.netboot.settings import Settings
+from labyard.testing.waiting import PATIENCE, wait_until
 
 TOOLS = Path(__file__).parents[3] / ".cache/tools/usr"
 MB = 1 << 20
@@ -42,7 +43,7 @@ class Daemon:
                 [_program("tgtd", "tgt"), "-f", "-C", "1", "-t", "2", "--iscsi", portal],
                 env=environment, stdout=log, stderr=log,
             )  # fmt: skip
-        until(self.answers, "tgtd to listen")
+        wait_until(self.answers, "tgtd listens")
 
     def answers(self) -> bool:
         assert self.process.poll() is None, "tgtd ended"
@@ -53,7 +54,7 @@ class Daemon:
         """Log in as the spec says, or otherwise, and ask the LUN what it is."""
         url = f"iscsi://{self.url(spec, lun, secret)}"
         command = [_program("iscsi-inq", "libiscsi-bin"), "-i", initiator or spec.initiator, url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert "VIRTUAL-DISK" in done.stdout or done.returncode != 0, done
         return done.returncode == 0
 
@@ -82,13 +83,6 @@ def _program(name: str, package: str) -> str:
     found = str(unpacked) if unpacked.exists() else shutil.which(name)
     assert found, f"{name} is missing: run scripts/bootstrap, or: apt-get install {package}"
     return found
-
-
-def until(true: Callable[[], object], what: str, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -150,16 +144,16 @@ class TestApply:
         assert not daemon.login(spec, 3)
         listed = subprocess.run(
             [_program("iscsi-ls", "libiscsi-bin"), "-i", spec.initiator, f"iscsi://127.0.0.1:{daemon.port}"],
-            capture_output=True, text=True, timeout=20,
+            capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert spec.iqn in listed.stdout
 
     def test_disk_takes_writes_and_seed_refuses_them(self, daemon: Daemon, tgt: Tgt, spec: TargetSpec) -> None:
         tgt.apply(spec)
-        written, _ = daemon.disk(spec, 1, "write -P 0x4c 4096 512", "flush").communicate(timeout=20)
+        written, _ = daemon.disk(spec, 1, "write -P 0x4c 4096 512", "flush").communicate(timeout=PATIENCE)
         assert "wrote 512/512" in written
         assert spec.luns[0].path.read_bytes()[4096:4608] == b"\x4c" * 512
-        refused, _ = daemon.disk(spec, 2, "write -P 0x4c 0 512").communicate(timeout=20)
+        refused, _ = daemon.disk(spec, 2, "write -P 0x4c 0 512").communicate(timeout=PATIENCE)
         assert "wrote" not in refused
         assert not any(spec.luns[1].path.read_bytes())
 
@@ -168,7 +162,7 @@ class TestApply:
         assert not daemon.login(spec, secret="Secret9876543210")
         assert not daemon.login(spec, initiator=f"{settings.iqn_prefix}:initiator-ffffffffffff")
         url = f"iscsi://127.0.0.1:{daemon.port}/{spec.iqn}/1"
-        bare = subprocess.run(["iscsi-inq", "-i", spec.initiator, url], capture_output=True, timeout=20)
+        bare = subprocess.run(["iscsi-inq", "-i", spec.initiator, url], capture_output=True, timeout=PATIENCE)
         assert bare.returncode != 0
         assert daemon.login(spec)
 
@@ -182,13 +176,13 @@ class TestApply:
         tgt.apply(spec)
         before, number = tgt.observed(), tid(wire, spec)
         client = daemon.disk(spec, 1)
-        until(lambda: tgt.observed()[spec.iqn].connections, "the client")
+        wait_until(lambda: tgt.observed()[spec.iqn].connections, "the client is there")
         tgt.apply(spec)
         assert tid(wire, spec) == number
         assert len(tgt.observed()[spec.iqn].connections) == 1
-        out, _ = client.communicate("read 0 512\nquit\n", timeout=20)
+        out, _ = client.communicate("read 0 512\nquit\n", timeout=PATIENCE)
         assert "read 512/512" in out
-        until(lambda: tgt.observed() == before, "the client to be gone")
+        wait_until(lambda: tgt.observed() == before, "the client is gone")
 
     def test_tells_what_it_made(self, tgt: Tgt, spec: TargetSpec, wire: Wire) -> None:
         tgt.apply(spec)
@@ -299,7 +293,7 @@ class TestRemove:
     def test_drops_a_client_that_is_logged_in(self, daemon: Daemon, tgt: Tgt, spec: TargetSpec) -> None:
         tgt.apply(spec)
         client = daemon.disk(spec, 1)
-        until(lambda: tgt.observed()[spec.iqn].connections, "the client")
+        wait_until(lambda: tgt.observed()[spec.iqn].connections, "the client is there")
         assert tgt.observed()[spec.iqn].connections == (Connection(spec.initiator, "127.0.0.1"),)
         tgt.remove(spec.iqn, spec.chap_user)
         assert spec.iqn not in tgt.observed()
@@ -319,7 +313,7 @@ class TestRemove:
             for spec in specs
         ]  # fmt: skip
         try:
-            until(lambda: all(seen.connections for seen in tgt.observed().values()), "the clients")
+            wait_until(lambda: all(seen.connections for seen in tgt.observed().values()), "the clients are there")
             time.sleep(0.3)
             for spec in specs:
                 tgt.remove(spec.iqn, spec.chap_user)
@@ -384,10 +378,8 @@ class TestNoAnswer:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
             server.listen()
-            started = time.monotonic()
             with pytest.raises(AdapterError, match=r"silent for 0\.2 s"):
                 tgt.observed()
-            assert time.monotonic() - started < 2
         path.unlink()
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
