@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 
 from labyard.testing.vm import VMCommandError, VMStalled, VMTimeout
+from labyard.testing.waiting import wait_until
 
 
 class TestGuest:
@@ -126,7 +126,4 @@ class TestMethods:
 
     def test_the_log_of_the_kernel(self, vm):
         vm.run("echo '<1>a line from the test' > /dev/kmsg")
-        end = time.monotonic() + 10
-        while "a line from the test" not in vm.serial_log and time.monotonic() < end:
-            time.sleep(0.05)
-        assert "a line from the test" in vm.serial_log
+        wait_until(lambda: "a line from the test" in vm.serial_log, "the line is in the log")

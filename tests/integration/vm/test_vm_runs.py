@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from labyard.testing.vm import folders, memory
+from labyard.testing.waiting import wait_until
 
 # Each runs pytest, some thrice, and each of those may boot a VM: a busy machine takes its time.
 pytestmark = [pytest.mark.vmtest, pytest.mark.timeout(600)]
@@ -70,13 +71,6 @@ def vms(temporary: Path) -> list[int]:
 def left(temporary: Path) -> list[Path]:
     """Folders of ours, finished or not. pytest has some of its own there."""
     return list(temporary.glob("*labyard-vm-*"))
-
-
-def wait_for(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.05)
 
 
 FAILING = """
@@ -152,7 +146,7 @@ def test_one_that_does_not_fit_waits_for_another_to_end(vm, temporary, monkeypat
 
 def test_ctrl_c_leaves_nothing(project, temporary):
     run = project(WAITING)
-    wait_for(lambda: vms(temporary))
+    wait_until(lambda: vms(temporary), "a VM runs")
     time.sleep(1)  # into the test itself, or not: either must do
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=SECONDS)
@@ -163,10 +157,10 @@ def test_ctrl_c_leaves_nothing(project, temporary):
 
 def test_kill_9_ends_the_vm_and_the_next_run_sweeps(project, temporary):
     run = project(WAITING)
-    wait_for(lambda: vms(temporary))
+    wait_until(lambda: vms(temporary), "a VM runs")
     run.kill()
     run.communicate()
-    wait_for(lambda: not vms(temporary))
+    wait_until(lambda: not vms(temporary), "no VM runs")
     assert left(temporary) != []
     after = project("def test_well(vm):\n    vm.run('true')\n")
     assert "1 passed" in after.communicate(timeout=SECONDS)[0]

@@ -14,6 +14,8 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
+from labyard.testing.waiting import wait_until
+
 TEMPLATES = {  # name: CPUs, MiB
     "small": (1, 512),
     "medium": (2, 1024),
@@ -54,13 +56,17 @@ def wait_for_vm_state(
 
 def verify_qemu_process(vm_id: str, expected: bool = True, timeout: float = 5) -> int | None:
     """The pid of the VM's QEMU, or None; AssertionError when that is not as expected within `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        pid = _qemu_processes().get(f"{DOMAIN_PREFIX}{vm_id}")
-        if (pid is not None) == expected:
-            return pid
-        assert time.monotonic() < deadline, f"QEMU of VM {vm_id}: pid {pid} after {timeout:g} s, expected: {expected}"
-        time.sleep(_POLL)
+
+    def pid() -> int | None:
+        return _qemu_processes().get(f"{DOMAIN_PREFIX}{vm_id}")
+
+    def as_expected() -> tuple[int | None] | None:
+        found = pid()
+        return (found,) if (found is not None) == expected else None
+
+    return wait_until(
+        as_expected, lambda: f"QEMU of VM {vm_id}: pid {pid()}, expected: {expected}", timeout, pause=_POLL
+    )[0]
 
 
 def verify_disk_file(storage: Path, disk_id: str, expected: bool = True) -> Path:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from integration.vms.integration_utils import DISK_SIZES, disks_in_qemu, verify_disk_file, verify_qemu_process
+from labyard.testing.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -163,10 +163,7 @@ def test_a_refused_detach_leaves_the_disk_attached(
     kept = client.delete(f"/disks/{disk_id}")
     assert kept.status_code == 400 and "attached" in kept.json()["detail"]
 
-    deadline = time.monotonic() + 30
-    while disks_in_qemu(virt, vm_id):
-        assert time.monotonic() < deadline, "QEMU did not do what it was asked before"
-        time.sleep(0.1)
+    wait_until(lambda: not disks_in_qemu(virt, vm_id), "QEMU does what it was asked before", pause=0.1)
     assert client.post(f"/disks/{disk_id}/detach").status_code == 200
     assert client.get(f"/disks/{disk_id}").json()["state"] == "available"
     assert client.post(f"/vms/{vm_id}/actions/restart").status_code == 202

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,10 +24,10 @@ from integration.vms.integration_utils import (
     verify_qemu_process,
 )
 from labyard.core.database import Database
+from labyard.testing.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.integration
 
-SECONDS = 30
 BASE_SIZE = 128 * 1024 * 1024
 
 
@@ -39,8 +38,8 @@ class Service:
         port = free_port()
         environment = {f"VMAN_{name.upper()}": str(value) for name, value in (settings | {"bind_port": port}).items()}
         self.process = subprocess.Popen([sys.executable, "-m", "labyard.vms"], env=os.environ | environment)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=SECONDS)
-        until(self._answers)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
+        wait_until(self._answers, "the service answers")
 
     def kill(self) -> None:
         self.process.kill()
@@ -50,14 +49,14 @@ class Service:
     def cut_off(self, path: str, **body: Any) -> None:
         """Begin what cannot end, and kill the service in the midst of it."""
         with pytest.raises(httpx.ReadTimeout):
-            self.client.post(path, json=body, timeout=1)
+            self.client.post(path, json=body, timeout=3)
         self.kill()
 
     def kill_when(self, path: str, condition: Callable[[], Any], **body: Any) -> None:
         """Begin, and kill the service as soon as `condition` says that it has come so far."""
         with ThreadPoolExecutor(1) as pool:
             request = pool.submit(self.client.post, path, json=body)
-            until(condition)
+            wait_until(condition, "it has come so far", pause=0.002)
             self.kill()
             assert isinstance(request.exception(), httpx.TransportError), "it had ended already"
 
@@ -67,13 +66,6 @@ class Service:
             return self.client.get("/health").status_code == 200
         except httpx.TransportError:
             return False
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {SECONDS} s"
-        time.sleep(0.002)
 
 
 @pytest.fixture
@@ -153,7 +145,7 @@ def test_killed_while_it_plugs_a_disk_in_and_while_it_plugs_it_out(
     os.kill(pid, signal.SIGSTOP)
     service.cut_off(f"/disks/{disk_id}/attach", vm_id=vm_id)
     os.kill(pid, signal.SIGCONT)
-    until(lambda: disks_in_qemu(virt, vm_id))
+    wait_until(lambda: disks_in_qemu(virt, vm_id), "QEMU has the disk")
 
     service = run_service(detach_timeout=60)
     disk = service.client.get(f"/disks/{disk_id}").json()
@@ -161,7 +153,7 @@ def test_killed_while_it_plugs_a_disk_in_and_while_it_plugs_it_out(
     os.kill(pid, signal.SIGSTOP)
     service.cut_off(f"/disks/{disk_id}/detach")
     os.kill(pid, signal.SIGCONT)
-    until(lambda: not disks_in_qemu(virt, vm_id))
+    wait_until(lambda: not disks_in_qemu(virt, vm_id), "QEMU has let the disk go")
 
     client = start_service()
     disk = client.get(f"/disks/{disk_id}").json()
@@ -205,7 +197,10 @@ def test_killed_while_it_deletes_a_machine(
     vm_id = make(service.client, start=True)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(service.client.delete, f"/vms/{vm_id}")
-        until(lambda: not any(domain.name() == f"{DOMAIN_PREFIX}{vm_id}" for domain in virt.listAllDomains()))
+        wait_until(
+            lambda: not any(domain.name() == f"{DOMAIN_PREFIX}{vm_id}" for domain in virt.listAllDomains()),
+            "the domain is gone",
+        )
         service.kill()
     client = start_service()
     # The service may have been a step further than we saw; then the row is gone, too.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,11 +20,10 @@ from integration.vms.integration_utils import (
     wait_for_vm_state,
 )
 from labyard.core.adapter import AdapterError
+from labyard.testing.waiting import wait_until
 from labyard.vms.service.manager import VmManager
 
 pytestmark = [pytest.mark.integration, pytest.mark.restarts_libvirtd]
-
-SECONDS = 30
 
 
 def systemctl(*arguments: str) -> None:
@@ -41,25 +39,20 @@ def kill() -> None:
     systemctl("kill", "--signal=KILL", "--kill-whom=main", "libvirtd.service")
 
 
+def is_connected(operator: VmManager) -> bool:
+    try:
+        operator.shared.hypervisor.ping()
+    except AdapterError:
+        return False
+    return True
+
+
 def until_connected(operator: VmManager) -> None:
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            return operator.shared.hypervisor.ping()
-        except AdapterError as error:
-            assert time.monotonic() < deadline, error
-            time.sleep(0.05)
+    wait_until(lambda: is_connected(operator), "it is connected")
 
 
 def until_lost(operator: VmManager) -> None:
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            operator.shared.hypervisor.ping()
-        except AdapterError:
-            return
-        assert time.monotonic() < deadline, "the connection is still there"
-        time.sleep(0.01)
+    wait_until(lambda: not is_connected(operator), "the connection is lost", pause=0.01)
 
 
 def issues(client: TestClient) -> list[dict[str, str]]:

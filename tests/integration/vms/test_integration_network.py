@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from integration.vms.integration_utils import (
     verify_qemu_process,
     wait_for_vm_state,
 )
+from labyard.testing.waiting import wait_until
 from labyard.vms.service.network import Network
 from labyard.vms.settings import Settings
 
@@ -37,16 +37,14 @@ def service_settings(service_settings: dict[str, Any]) -> dict[str, Any]:
     return service_settings | {"default_boot_disk": None}
 
 
-def wait_until_seen(client: TestClient, vm_id: str, timeout: float = 45) -> dict[str, Any]:
+def wait_until_seen(client: TestClient, vm_id: str) -> dict[str, Any]:
     """The machine's lease, when the DHCP server has given it to the machine's firmware."""
-    deadline = time.monotonic() + timeout
-    while True:
+
+    def seen() -> dict[str, Any] | None:
         (lease,) = [lease for lease in client.get("/network/leases").json() if lease["vm_id"] == vm_id]
-        if lease["seen"]:
-            found: dict[str, Any] = lease
-            return found
-        assert time.monotonic() < deadline, f"VM {vm_id} has not got {lease['ip']} by DHCP within {timeout:g} s"
-        time.sleep(0.2)
+        return lease if lease["seen"] else None
+
+    return wait_until(seen, f"VM {vm_id} has got its address by DHCP", pause=0.2)
 
 
 def test_address_at_the_start(

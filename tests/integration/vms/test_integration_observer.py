@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from integration.vms.integration_utils import (
     wait_for_vm_state,
 )
 from labyard.core.database import Database
+from labyard.testing.waiting import wait_until
 from labyard.vms.observer import Observer
 
 pytestmark = pytest.mark.integration
@@ -153,10 +153,12 @@ def test_periodic_checks(start_service: Callable[..., TestClient], test_db: Data
     wanted = {("vm_state_mismatch", "ghost"), ("missing_disk", "lost"), ("orphan_disk", "stray")}
     # One may have been under way; the next begins an interval after it began.
     enough = client.get("/observer/status").json()["sweeps"] + 2
-    deadline = time.monotonic() + 30
-    while (status := client.get("/observer/status").json())["sweeps"] < enough:
-        assert time.monotonic() < deadline, status
-        time.sleep(0.1)
+
+    def swept() -> dict[str, Any] | None:
+        status: dict[str, Any] = client.get("/observer/status").json()
+        return status if status["sweeps"] >= enough else None
+
+    status = wait_until(swept, f"sweep {enough}", pause=0.1)
     stray.unlink()
     assert {(issue["issue_type"], issue["resource_id"]) for issue in status["last_issues"]} == wanted
     assert status["last_error"] is None

@@ -30,6 +30,7 @@ from integration.vms.integration_utils import (
     wait_for_vm_state,
 )
 from labyard.core.database import Database
+from labyard.testing.waiting import wait_until
 from labyard.vms.service.manager import VmManager
 
 pytestmark = pytest.mark.integration
@@ -127,10 +128,10 @@ def test_the_console_keeps_earlier_boots(test_client: TestClient, real_vm: Calla
 
 
 def wait_for_console(client: TestClient, vm_id: str, wanted: str) -> None:
-    deadline = time.monotonic() + 30
-    while (console := client.get(f"/vms/{vm_id}/console").json()["console"]) != wanted:
-        assert time.monotonic() < deadline, f"the console says {console!r}"
-        time.sleep(0.1)
+    def console() -> str:
+        return str(client.get(f"/vms/{vm_id}/console").json()["console"])
+
+    wait_until(lambda: console() == wanted, lambda: f"the console says {console()!r}, not {wanted!r}", pause=0.1)
 
 
 def test_a_machine_whose_disk_is_full_can_be_stopped(
@@ -145,10 +146,7 @@ def test_a_machine_whose_disk_is_full_can_be_stopped(
         template = create_test_template(test_client)["name"]
         assert test_client.post("/vms", json={"template_name": template, "name": "full"}).status_code == 201
         assert test_client.post("/vms/full/actions/start").status_code == 202
-        deadline = time.monotonic() + 30
-        while not (trouble := test_operator.shared.hypervisor.trouble("full")):
-            assert time.monotonic() < deadline, "the disk did not fill up"
-            time.sleep(0.1)
+        trouble = wait_until(lambda: test_operator.shared.hypervisor.trouble("full"), "the disk fills up", pause=0.1)
         assert trouble == "paused after a disk could not be written or read"
         assert test_client.post("/vms/full/actions/stop").status_code == 202
         verify_qemu_process("full", expected=False, timeout=0)
