@@ -9,6 +9,7 @@ from typing import Any
 
 from labyard.core.clock import now
 from labyard.desktops.adapters.agent import AgentRefused, AgentUnreachable, ServerSpec, ServerStatus, Usage
+from labyard.testing.waiting import PATIENCE
 
 GIB = 2**30
 
@@ -55,7 +56,7 @@ class FakeAgent:
         return self._put(spec, "inactive", None)
 
     def server_start(self, spec: ServerSpec, request_id: str) -> ServerStatus:
-        self.gate.wait(10)
+        assert self.gate.wait(PATIENCE)
         self._may("start")
         return self._put(spec, "active", 100)
 

@@ -17,6 +17,7 @@ import psutil
 from labyard.core.adapter import AdapterError
 from labyard.desktops.agent.rdp.cgroup import Taken, taken_by
 from labyard.desktops.agent.rdp.units import INACTIVE, SERVICES, SESMAN, XRDP, Limits, UnitState
+from labyard.testing.waiting import PATIENCE
 
 MARK = "LABYARD_TEST_SERVER"
 COMMANDS = {
@@ -79,9 +80,9 @@ class Processes:
             )  # fmt: skip
 
     def stop(self, key: str) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, PATIENCE)):
             _kill(self.processes(key), number)
-            until = time.monotonic() + 5
+            until = time.monotonic() + seconds
             while self.processes(key) and time.monotonic() < until:
                 self._reap(key)
                 time.sleep(0.02)

@@ -8,7 +8,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -19,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from ports import free_port
 
 from labyard.core.clock import now
+from labyard.testing.waiting import PATIENCE, wait_until
 
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
 
@@ -42,7 +42,7 @@ class ServiceProcess:
             "DESKTOPS_TLS_PORT": str(self.secure_port), "DESKTOPS_TLS_CERTIFICATE": str(folder / "server.pem"),
             "DESKTOPS_TLS_KEY": str(folder / "server.key"), "LABYARD_ENV": "test", **more,
         }  # fmt: skip
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE)
         self.start()
 
     def start(self) -> None:
@@ -51,18 +51,15 @@ class ServiceProcess:
             [sys.executable, "-m", "labyard.desktops"], env=os.environ | self.environment, stdout=self._log,
             stderr=self._log,
         )  # fmt: skip
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                self.http.get("/health")
-                return
-            except httpx.TransportError:
-                assert self.process.poll() is None and time.monotonic() < deadline, self.log()
-                time.sleep(0.05)
+        wait_until(self._answers, self.log, 2 * PATIENCE, despite=httpx.TransportError)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log()
+        return bool(self.http.get("/health"))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
@@ -81,7 +78,7 @@ class ServiceProcess:
 
     def https(self, certificate: Path | None = None) -> httpx.Client:
         base = f"https://127.0.0.1:{self.secure_port}/api/v1"
-        return httpx.Client(base_url=base, verify=self.context(certificate), timeout=60)
+        return httpx.Client(base_url=base, verify=self.context(certificate), timeout=PATIENCE)
 
     def _make_certificate(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())

@@ -18,11 +18,11 @@ from labyard.cli import app
 from labyard.client import commands
 from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
+from labyard.testing.waiting import wait_until
 
 from .conftest import OPERATORS
 from .fake_agent import FakeAgents
 from .test_desktops_modules import agents, live
-from .test_sessions import until
 
 __all__ = ["agents", "live"]
 PASSWORD = "correct horse battery"
@@ -61,7 +61,9 @@ def test_a_server_from_making_to_deletion(run: Run, agents: FakeAgents) -> None:
     assert server_id in run("servers", "list", "--status", "running")
     shown = run("servers", "show", server_id)
     assert "0.5 cores" in shown and "sesman active" in shown
-    until(lambda: "10.0.0.9:5000" in run("servers", "show", server_id))  # the service looks once a second
+    wait_until(
+        lambda: "10.0.0.9:5000" in run("servers", "show", server_id), "the connection is shown"
+    )  # the service looks once a second
     assert "refused" in run("servers", "test", "demo", "--user", "me", input="wrong\n", status=1)
     access = json.loads(run("servers", "credentials", "demo", "--json"))
     assert access["password"] == agents.agent.specs[server_id].password

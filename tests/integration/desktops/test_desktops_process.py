@@ -21,6 +21,7 @@ from integration.postgresql import Server
 from integration.redis_server import Server as Redis
 from labyard.core.clock import as_text, now
 from labyard.desktops.authority import Authority
+from labyard.testing.waiting import PATIENCE
 
 from .service_process import NAME, ServiceProcess, pem
 from .test_desktops_nodes import node_like
@@ -88,9 +89,9 @@ def test_old_tls_and_plain_http_are_refused(running: ServiceProcess) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"https://127.0.0.1:{running.secure_port}/health", verify=context)
+        httpx.get(f"https://127.0.0.1:{running.secure_port}/health", verify=context, timeout=PATIENCE)
     with pytest.raises(httpx.TransportError):
-        httpx.get(f"http://127.0.0.1:{running.secure_port}/health")
+        httpx.get(f"http://127.0.0.1:{running.secure_port}/health", timeout=PATIENCE)
 
 
 def test_an_agent_enrols_once_and_speaks_for_its_own_node_only(running: ServiceProcess, operator: httpx.Client) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +21,7 @@ from labyard.desktops.models import AuditEntry, DeskSession, PortLease, RdpServe
 from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
 from labyard.desktops.settings import Settings
+from labyard.testing.waiting import wait_until
 
 SAMPLE: dict[str, Any] = {
     "name": "Test RDP Server",
@@ -64,15 +64,6 @@ def started(caller: Caller, **changes: Any) -> str:
 
 def refused(answer: Any, status: int, code: str) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
-
-
-def until(there: Callable[[], Any]) -> Any:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        if found := there():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
 
 
 class TestLife:
@@ -120,7 +111,7 @@ class TestLife:
         agent.gate.clear()
         with ThreadPoolExecutor(2) as pool:
             answers = [pool.submit(operator.post, f"/rdp/servers/{server_id}/start") for _ in range(2)]
-            until(lambda: any(answer.done() for answer in answers))
+            wait_until(lambda: any(answer.done() for answer in answers), "one of them is refused")
             agent.gate.set()
         assert sorted(answer.result().status_code for answer in answers) == [200, 409]
 
@@ -239,12 +230,14 @@ class TestUsage:
         operator.post(f"{path}/start")
         usage = operator.get(f"{path}/usage").json()
         assert (usage["cpu_percent"], usage["source"]) == (50.0, "cgroup")
-        until(lambda: operator.get(f"{path}/usage/history?duration=1h").json()["usage_history"])
-        until(lambda: operator.get(f"{path}/sessions").json()["connections"])
+        wait_until(
+            lambda: operator.get(f"{path}/usage/history?duration=1h").json()["usage_history"], "a sample of its usage"
+        )
+        wait_until(lambda: operator.get(f"{path}/sessions").json()["connections"], "its connection is seen")
         assert operator.get(f"{path}/sessions").json()["active_sessions"] == []
         assert operator.get(f"{path}/alerts").json()["active_alerts"] == []
         agent.usage = agent.usage.__class__("", 50.0, 91.0, 1.0, 0.0, 0.0, "cgroup", {"connections": []})
-        alert = until(lambda: operator.get(f"{path}/alerts").json()["active_alerts"])[0]
+        alert = wait_until(lambda: operator.get(f"{path}/alerts").json()["active_alerts"], "an alert")[0]
         assert (alert["resource_type"], alert["threshold"], alert["resource_id"]) == ("memory", 80, server_id)
         assert operator.get(f"{path}/sessions").json()["connections"] == []
         operator.post(f"{path}/stop")
@@ -261,7 +254,7 @@ class TestUsage:
             alerts = operator.get(f"{path}/alerts").json()
             return alerts["active_alerts"] + alerts["alert_history"]
 
-        assert until(seen)[0]["resource_type"] == "memory"
+        assert wait_until(seen, "an alert")[0]["resource_type"] == "memory"
 
 
 class TestQuality:
@@ -274,10 +267,10 @@ class TestQuality:
 
         assert quality() == 0
         started(operator)
-        until(lambda: quality() == 1)
+        wait_until(lambda: quality() == 1, "the first server answers quickly")
         agent.latency_ms = 900.0
         started(operator)
-        until(lambda: quality() == 0.5)
+        wait_until(lambda: quality() == 0.5, "the second one does not")
 
 
 class TestRoom:
@@ -408,8 +401,8 @@ class TestFailures:
             server_id, "active", "failed", "failed", None, None, 0, None, None, None, {}
         )
         path = f"/rdp/servers/{server_id}"
-        until(lambda: operator.get(path).json()["status"] == "error")
-        until(lambda: agent.servers[server_id].xrdp == "inactive")
+        wait_until(lambda: operator.get(path).json()["status"] == "error", "its end is noticed")
+        wait_until(lambda: agent.servers[server_id].xrdp == "inactive", "what is left of it is stopped")
 
     def test_a_crash_in_the_middle(
         self, operator: Caller, agent: FakeAgent, service: Desktops, make_http: Callable[..., TestClient]
@@ -430,7 +423,7 @@ class TestFailures:
         again = Caller(make_http(), operator.token)
         seen = {one["server_id"]: one["status"] for one in again.get("/rdp/servers").json()["servers"]}
         assert seen == {half: "stopped", whole: "running", gone: "stopped"}
-        until(lambda: orphan not in agent.servers and marked not in agent.servers)
+        wait_until(lambda: orphan not in agent.servers and marked not in agent.servers, "those of nobody are gone")
 
 
 def test_operators_may_do_all(caller: Callable[..., Caller]) -> None:

@@ -15,11 +15,11 @@ import pytest
 from ports import free_port
 
 from labyard.desktops.adapters.agent import AgentRefused, RecordSpec
+from labyard.testing.waiting import wait_until
 
 from .display import Display, display, needs_display
 from .media import colours, is_colour
 from .node import RecordingAgent, recording_agent
-from .test_sessions import until
 
 missing = [name for name in ("xfreerdp", "freerdp-shadow-cli") if not shutil.which(name)]
 pytestmark = [needs_display, pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")]
@@ -36,7 +36,7 @@ def rdp_server(screen: Display, folder: Path, port: int = 0) -> Iterator[int]:
     with (folder / "shadow.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        until(lambda: _listens(port))
+        wait_until(lambda: _listens(port), "it listens")
         yield port
     finally:
         server.kill()
@@ -72,7 +72,7 @@ def test_its_desktop_is_recorded(agent: RecordingAgent, screen: Display, tmp_pat
     with rdp_server(screen, tmp_path) as port:
         started = agent.record_start(spec(port), "r")
         assert (started.width, started.height) == (640, 480)
-        until(lambda: agent.record_status(SESSION).segments >= 4)
+        wait_until(lambda: agent.record_status(SESSION).segments >= 4, "four segments")
         assert "Tr0ub4dor" not in command_lines()
         stopped = agent.record_stop(SESSION, "r")
     shown = colours(list(agent.segments(SESSION, 0))[-1].data)
@@ -83,11 +83,11 @@ def test_its_desktop_is_recorded(agent: RecordingAgent, screen: Display, tmp_pat
 def test_a_connection_that_ends_is_no_black_picture(agent: RecordingAgent, screen: Display, tmp_path: Path) -> None:
     with rdp_server(screen, tmp_path) as port:
         agent.record_start(spec(port), "r")
-        until(lambda: agent.record_status(SESSION).segments >= 2)
+        wait_until(lambda: agent.record_status(SESSION).segments >= 2, "two segments")
         there = x_servers()
-    lost = until(lambda: status if (status := agent.record_status(SESSION)).error else None)
+    lost = wait_until(lambda: status if (status := agent.record_status(SESSION)).error else None, "the loss is told")
     assert lost.state == "starting"
-    until(lambda: x_servers() < there)
+    wait_until(lambda: x_servers() < there, "its display is gone")
     agent.record_stop(SESSION, "r")
     for segment in agent.segments(SESSION, 0):
         assert all(is_colour(colour, "#30a060", by=20) for colour in colours(segment.data)[1:])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from integration.desktops.conftest import Caller
-from integration.desktops.test_desktops_rdp import SAMPLE, create, until
+from integration.desktops.test_desktops_rdp import SAMPLE, create
 from integration.desktops.test_rdp_servers import FIRST_PORT, running_servers
 from integration.desktops.test_rdp_servers import pytestmark as needs_xrdp
 from labyard.desktops.agent.listen import serve_until, unix_socket
@@ -21,6 +21,7 @@ from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.agent.settings import Settings as AgentSettings
 from labyard.desktops.agent.verbs import Verbs
 from labyard.desktops.settings import Settings
+from labyard.testing.waiting import wait_until
 
 pytestmark = needs_xrdp
 
@@ -69,7 +70,9 @@ def test_from_create_to_delete(operator: Caller, servers: Servers) -> None:
     assert (wrong["connection_available"], wrong["login"]["succeeded"]) == (True, False)
     usage = operator.get(f"{path}/usage").json()
     assert 0 <= usage["cpu_percent"] <= 200 and 0 < usage["memory_percent"] <= 100
-    until(lambda: operator.get(f"{path}/usage/history?duration=1h").json()["usage_history"])
+    wait_until(
+        lambda: operator.get(f"{path}/usage/history?duration=1h").json()["usage_history"], "a sample of its usage"
+    )
     assert operator.get("/nodes/node_local").json()["status"] == "active"
     assert operator.post(f"{path}/stop").json()["status"] == "stopped"
     assert operator.delete(path).status_code == 204

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from labyard.desktops.adapters.agent import RecordSpec
 from labyard.desktops.agent.displays import NodeDisplays
 from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.recorder.recorders import Recorders
+from labyard.testing.waiting import wait_until
 
 from .display import needs_display
 
@@ -29,13 +29,6 @@ __all__ = ["servers", "settings"]
 pytestmark = [*needs_xrdp, needs_display]
 
 COLOUR = "#c02040"
-
-
-def until(there: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not there():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -87,7 +80,7 @@ def test_a_client_logs_in_and_sees_the_desktop(servers: Servers, painted: tuple[
             assert client.stdin
             client.stdin.write(f"{password}\n".encode())
             client.stdin.flush()
-            until(lambda: is_colour(corner(screen), COLOUR))
+            wait_until(lambda: is_colour(corner(screen), COLOUR), "the client sees the colour")
             seen = servers.usage(server_id)
             assert len(seen.detail["connections"]) == 1
             status = servers.status(server_id)
@@ -95,7 +88,7 @@ def test_a_client_logs_in_and_sees_the_desktop(servers: Servers, painted: tuple[
         finally:
             client.kill()
             client.wait()
-    until(lambda: servers.usage(server_id).detail["connections"] == [])
+    wait_until(lambda: servers.usage(server_id).detail["connections"] == [], "the client is gone")
 
 
 def test_a_recorder_captures_the_desktop(servers: Servers, painted: tuple[str, str, int], tmp_path: Path) -> None:
@@ -110,7 +103,7 @@ def test_a_recorder_captures_the_desktop(servers: Servers, painted: tuple[str, s
         )
     )  # fmt: skip
     try:
-        until(lambda: len(list(recorders.segments(session_id, 0))) >= 1)
+        wait_until(lambda: len(list(recorders.segments(session_id, 0))) >= 1, "a segment")
         recorders.stop(session_id)
         segment = next(iter(recorders.segments(session_id, 0)))
     finally:

@@ -26,6 +26,7 @@ from labyard.desktops.agent.rdp.network import Network
 from labyard.desktops.agent.rdp.servers import Servers
 from labyard.desktops.agent.rdp.timeouts import Timeouts
 from labyard.desktops.agent.settings import Settings
+from labyard.testing.waiting import PATIENCE
 
 # A range of ports for each process that runs tests, and so displays of its own. From the end, since a service that is
 # there begins at the other.
@@ -148,10 +149,10 @@ class TestLimits:
         servers.start(wanted)
         if servers.status(wanted.server_id).enforcement["network"] == "none":
             pytest.skip("nftables does nothing here")
-        clients = [socket.create_connection(("127.0.0.1", wanted.port), 5) for _ in range(10)]
+        clients = [socket.create_connection(("127.0.0.1", wanted.port), PATIENCE) for _ in range(10)]
         try:
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", wanted.port), 5)
+                socket.create_connection(("127.0.0.1", wanted.port), PATIENCE)
         finally:
             for client in clients:
                 client.close()
@@ -160,7 +161,7 @@ class TestLimits:
         wanted = spec(FIRST_PORT)
         servers.start(wanted)
         timeouts = Timeouts(servers.running, 0.2)
-        with socket.create_connection(("127.0.0.1", wanted.port), 20) as client:
+        with socket.create_connection(("127.0.0.1", wanted.port), PATIENCE) as client:
             timeouts.look()
             time.sleep(0.3)  # longer than it may
             timeouts.look()

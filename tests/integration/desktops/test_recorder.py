@@ -6,26 +6,23 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from labyard.desktops.adapters.agent import AgentRefused, RecordSpec, Segment
 from labyard.desktops.recorder.recorders import Recorders
+from labyard.testing.waiting import PATIENCE, wait_until
 
 from .display import Display, display, needs_display
 from .media import colours, is_colour
 from .units import KnownDisplays, ProcessUnits
 
 pytestmark = needs_display
-
-
-T = TypeVar("T")
 
 
 class Node:
@@ -58,15 +55,10 @@ class Node:
 
     def wait(self, session_id: str, upto: int) -> list[Segment]:
         """All segments, as soon as there are so many."""
-        return until(lambda: found if len(found := list(self.recorders.segments(session_id, 0))) >= upto else None)
-
-
-def until(look: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + 60
-    while (found := look()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
+        return wait_until(
+            lambda: found if len(found := list(self.recorders.segments(session_id, 0))) >= upto else None,
+            f"{upto} segments of {session_id}",
+        )
 
 
 def at(text: str) -> float:
@@ -200,7 +192,7 @@ class TestTrouble:
         assert [segment.sequence for segment in after] == list(range(1, len(after) + 1))
         (gap,) = stopped.gaps
         assert gap["reason"] == "recorder_restarted"
-        assert at(gap["from"]) <= killed < at(gap["to"]) < killed + 5
+        assert at(gap["from"]) <= killed < at(gap["to"]) < killed + PATIENCE
         assert any(segment.started_at == gap["to"] for segment in after)
         assert colours(after[-1].data)
 
@@ -209,8 +201,12 @@ class TestTrouble:
         node.recorders.start(spec)
         node.wait(spec.session_id, 1)
         paused = node.recorders.pause(spec.session_id)
+        killed = node.units.processes[spec.session_id.removeprefix("sess-")]
         node.kill(spec.session_id)
-        until(lambda: node.recorders.status(spec.session_id).state == "paused" or None)
+        wait_until(
+            lambda: node.units.processes[spec.session_id.removeprefix("sess-")] is not killed, "another recorder runs"
+        )
+        wait_until(lambda: node.recorders.status(spec.session_id).state == "paused", "it is paused again")
         assert node.recorders.stop(spec.session_id).segments == paused.segments
 
     def test_a_display_that_comes_back(self, node: Node, tmp_path: Path) -> None:
@@ -218,12 +214,17 @@ class TestTrouble:
         node.recorders.start(spec)
         node.wait(spec.session_id, 1)
         node.screen.kill()
-        lost = until(lambda: status if (status := node.recorders.status(spec.session_id)).error else None)
+        lost = wait_until(
+            lambda: status if (status := node.recorders.status(spec.session_id)).error else None, "the loss is told"
+        )
         assert lost.state == "starting"
         (tmp_path / "again").mkdir()
         with display(tmp_path / "again", number=node.screen.number) as again:
             node.screen.cookie.write_bytes(again.cookie.read_bytes())
-            back = until(lambda: s if (s := node.recorders.status(spec.session_id)).state == "recording" else None)
+            back = wait_until(
+                lambda: s if (s := node.recorders.status(spec.session_id)).state == "recording" else None,
+                "it records again",
+            )
             assert back.error is None
             stopped = node.recorders.stop(spec.session_id)
         assert [gap["reason"] for gap in stopped.gaps] == ["display_lost"]
@@ -233,7 +234,7 @@ class TestTrouble:
         node.recorders.start(spec)
         node.wait(spec.session_id, 1)
         node.screen.kill()
-        until(lambda: node.recorders.status(spec.session_id).error)
+        wait_until(lambda: node.recorders.status(spec.session_id).error, "the loss is told")
         stopped = node.recorders.stop(spec.session_id)
         assert stopped.state == "stopped"
         assert [gap["reason"] for gap in stopped.gaps] == ["display_lost"]
@@ -247,7 +248,7 @@ class TestTrouble:
             node.recorders.start(spec)
             node.wait(spec.session_id, 1)
             screen.resize(*sizes[1])
-            until(lambda: node.recorders.status(spec.session_id).width == sizes[1][0] or None)
+            wait_until(lambda: node.recorders.status(spec.session_id).width == sizes[1][0], "the other size is seen")
             node.recorders.stop(spec.session_id)
             recorded = [(piece.width, piece.height) for piece in node.recorders.segments(spec.session_id, 0)]
             node.units.close()

@@ -22,12 +22,13 @@ from labyard.desktops.adapters.agent import ServerStatus, Usage
 from labyard.desktops.agent.listen import serve_until, unix_socket
 from labyard.desktops.agent.node import NodeFacts
 from labyard.desktops.agent.verbs import Verbs
+from labyard.testing.waiting import wait_until
 
 from .display import display, needs_display
 from .media import colours
 from .node import Desk, RecordingAgent, add_desk, recording_agent
 from .service_process import ServiceProcess
-from .test_sessions import chunks, started, stopped, until, verified
+from .test_sessions import chunks, started, stopped, verified
 
 pytestmark = needs_display
 
@@ -118,7 +119,7 @@ def test_everything_is_killed_in_turn(tmp_path: Path, record_property: Callable[
         process = ServiceProcess(tmp_path, url, redis.url, DESKTOPS_AGENT_SOCKET=str(tmp_path / "agent.sock"))
         try:
             who: Any = Caller(process, process.token("session_manager"))
-            until(lambda: process.http.get("/ready").status_code == 200)
+            wait_until(lambda: process.http.get("/ready").status_code == 200, "the service is ready")
             database = Database(url)
             desk = servers.desk = add_desk(database, agent, screen, "cli")
             database.close()

@@ -20,6 +20,7 @@ from labyard.desktops.evidence.verify import main as verify
 from labyard.desktops.models import DataKey, Node, NodeStatus, RdpStatus
 from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
+from labyard.testing.waiting import wait_until
 
 from .conftest import Caller
 from .display import Display, display, needs_display
@@ -98,14 +99,6 @@ def desk(service: Desktops, agent: RecordingAgent, screen: Display) -> Desk:
     return add_desk(service.database, agent, screen, "operator")
 
 
-def until(look: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
-
-
 def created(who: Caller, **changes: Any) -> str:
     answer = who.post("/sessions", json=sample(**changes))
     assert answer.status_code == 201, answer.text
@@ -126,7 +119,7 @@ def chunks(who: Caller, session_id: str, least: int = 1) -> list[dict[str, Any]]
         found = answer.json()["chunks"]
         return found if len(found) >= least else None
 
-    found: list[dict[str, Any]] = until(look)
+    found: list[dict[str, Any]] = wait_until(look, f"{least} chunks of {session_id}")
     return found
 
 
@@ -268,13 +261,13 @@ class TestRecord:
         assert (pipeline["pipeline_status"], len(pipeline["stages"])) == ("active", 4)
 
         first = chunks(operator, session_id)[0]
-        assert time.monotonic() - begun < 60
         assert first["status"] in ("processed", "stored")
         assert len(first["merkle_hash"]) == 64
         assert first["encryption_key_id"].startswith("dk-")
         assert first == operator.get(f"/sessions/{session_id}/chunks/{first['chunk_id']}").json()
         time.sleep(max(0.0, begun + 5 - time.monotonic()))  # what a caller waits, who then asks for 5 s
         body = stopped(operator, session_id)
+        lasted = time.monotonic() - begun
         assert operator.post(f"/sessions/{session_id}/stop").status_code == 409
 
         statistics = operator.get(f"/sessions/{session_id}/statistics").json()
@@ -308,7 +301,7 @@ class TestRecord:
         with av.open(io.BytesIO(export.content)) as video:
             shown = list(video.decode(video=0))
         assert len(shown) == statistics["recording_stats"]["total_frames"]
-        assert float(shown[-1].pts * shown[-1].time_base) == pytest.approx(5, abs=2.5)
+        assert 2.5 <= float(shown[-1].pts * shown[-1].time_base) <= lasted + 2.5
         assert operator.post("/ledger/verify").json()["valid"] is True
 
     def test_pause_and_resume(self, operator: Caller, desk: Desk) -> None:
@@ -485,7 +478,7 @@ class TestStorage:
         session_id = started(operator)
         chunks(operator, session_id)
         monkeypatch.setattr(service.sessions.store, "free_bytes", lambda: 0)
-        until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped")
+        wait_until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped", "it is stopped")
         after = operator.get(f"/sessions/{session_id}").json()
         assert (after["stop_reason"], after["gaps"]) == ("storage_full", [])
         assert verified(operator, session_id, tmp_path) == 0
@@ -497,7 +490,7 @@ class TestFaults:
     ) -> None:
         session_id = started(operator)
         agent.recorders.pause(session_id)  # as if the database had not heard of it
-        until(lambda: agent.record_status(session_id).state == "recording")
+        wait_until(lambda: agent.record_status(session_id).state == "recording", "it records again")
         stopped(operator, session_id)
 
     def test_a_recorder_that_nobody_wants_ends(
@@ -546,7 +539,7 @@ class TestFaults:
         agent.units.close()
         agent.recorders.acknowledge(session_id, 10**6)
         again = Caller(make_http(), operator.token)
-        until(lambda: again.get(f"/sessions/{session_id}").json()["status"] == "stopped")
+        wait_until(lambda: again.get(f"/sessions/{session_id}").json()["status"] == "stopped", "it is stopped")
         assert again.get(f"/sessions/{session_id}").json()["stop_reason"] == "crash_recovered"
         assert verified(again, session_id, tmp_path) == 0
 
@@ -554,11 +547,11 @@ class TestFaults:
         session_id = started(operator)
         chunks(operator, session_id)
         agent.away = True
-        until(lambda: operator.get(f"/sessions/{session_id}").json()["degraded"])
+        wait_until(lambda: operator.get(f"/sessions/{session_id}").json()["degraded"], "it is told as degraded")
         answer = operator.post(f"/sessions/{session_id}/stop")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "SEAL_INCOMPLETE")
         agent.away = False
-        until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped")
+        wait_until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped", "it is stopped")
         assert operator.get(f"/sessions/{session_id}/anchoring").json()["status"] == "anchored"
 
     @pytest.fixture
@@ -577,7 +570,7 @@ class TestFaults:
         chunks(impatient, session_id)
         with service.database.transaction() as session:
             session.get_one(Node, NODE).status = NodeStatus.INACTIVE
-        until(lambda: impatient.get(f"/sessions/{session_id}").json()["status"] == "stopped")
+        wait_until(lambda: impatient.get(f"/sessions/{session_id}").json()["status"] == "stopped", "it is stopped")
         after = impatient.get(f"/sessions/{session_id}").json()
         assert (after["stop_reason"], after["degraded"]) == ("node_stopped", True)
         (error,) = impatient.get(f"/sessions/{session_id}/errors").json()["errors"]
@@ -589,7 +582,7 @@ class TestFaults:
         session_id = started(operator)
         chunks(operator, session_id)
         screen.kill()
-        until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped")
+        wait_until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped", "it is stopped")
         after = operator.get(f"/sessions/{session_id}").json()
         assert after["stop_reason"] == "rdp_server_lost"
         assert [gap["reason"] for gap in after["gaps"]] == ["display_lost"]

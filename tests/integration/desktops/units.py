@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labyard.desktops.adapters.agent import AgentRefused
+from labyard.testing.waiting import PATIENCE
 
 from .display import Display
 
@@ -45,7 +46,7 @@ class ProcessUnits:
         if process:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -80,7 +80,7 @@ class Running:
                 assert self.process.poll() is None, "the service has ended"
                 return client.get(f"{self.url}/health/live").is_success
 
-            wait_until(lives, "the service is up", despite=httpx.TransportError)
+            wait_until(lives, "the service is up", 2 * PATIENCE, despite=httpx.TransportError)
 
     def end(self) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=PATIENCE)
