@@ -19,6 +19,7 @@ def inventory(**changes: Any) -> dict[str, Any]:
         "evse_groups": [],
         "evse_pairs": {},
         "faas": {},
+        "desktops": {},
         "dhcp": "kea",
         "supernet": "10.77.0.0/16",
         "segment": "10.77.0.0/17",
@@ -221,3 +222,51 @@ def test_wrong_values_of_functions_are_named(check: Any, values: dict[str, Any],
 def test_hosts_do_not_share_addresses_of_functions(check: Any) -> None:
     (found,) = check(inventory(faas={"faas1": FAAS, "faas2": FAAS}))
     assert found.startswith("faas_pool of faas2: 10.0.0.10-10.0.0.254 overlaps that of faas1")
+
+
+def test_desktops_that_are_in_order_pass(check: Any) -> None:
+    values = {
+        "desktops_environment": "test",
+        "desktops_http_host": "127.0.0.1",
+        "desktops_rate_login": "20",
+        "desktops_session_auto_cpu": 0.5,
+        "desktops_session_storage_reserve": 0,
+        "desktops_rdp_first_port": 40000,
+        "desktops_rdp_last_port": 40009,
+        "desktops_poot_base_rate": 0.046875,
+        "desktops_tls_certificate": "/etc/ssl/desk.pem",
+        "desktops_tls_key": "/etc/ssl/desk.key",
+    }
+    assert check(inventory(desktops={"desk1": values, "desk2": {}})) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"desktops_environment": "Test"}, "desktops_environment of desk1: 'Test' is no name"),
+        ({"desktops_http_host": "0.0.0.0"}, "desktops_http_host of desk1: '0.0.0.0' is no loopback address"),
+        ({"desktops_http_host": "localhost"}, "desktops_http_host of desk1: 'localhost' is no loopback address"),
+        ({"desktops_tls_port": 84430}, "desktops_tls_port of desk1: 84430 is not between 1 and 65535"),
+        ({"desktops_tls_key": "/etc/key"}, "desktops_tls_certificate of desk1: goes together with desktops_tls_key"),
+        ({"desktops_rate_poot": 0}, "desktops_rate_poot of desk1: 0 is below 1"),
+        ({"desktops_rate_admin": "many"}, "desktops_rate_admin of desk1: 'many' is not a number"),
+        ({"desktops_rate_create": True}, "desktops_rate_create of desk1: True is not a number"),
+        ({"desktops_refresh_families": 1.5}, "desktops_refresh_families of desk1: 1.5 is not a whole number"),
+        ({"desktops_max_node_memory": 5}, "desktops_max_node_memory of desk1: 5 is below 1073741824"),
+        ({"desktops_session_auto_cpu": 9}, "desktops_session_auto_cpu of desk1: 9 is not between 0.1 and 8"),
+        ({"desktops_session_slice": "nan"}, "desktops_session_slice of desk1: 'nan' is not a number"),
+        ({"desktops_session_provisioning": "own"}, "desktops_session_provisioning of desk1: 'own' is none of attach,"),
+        ({"desktops_rdp_last_port": 33000}, "desktops_rdp_last_port of desk1: 33000 is below desktops_rdp_first_port"),
+        ({"desktops_rdp_grace": 0}, "desktops_rdp_grace of desk1: 0 is not above 0"),
+        (
+            {"desktops_poot_base_rate": 20000},
+            "desktops_poot_base_rate of desk1: 20000 is not above 0 and at most 10000",
+        ),
+        ({"desktops_poot_base_rate": 0.01}, "desktops_poot_base_rate of desk1: 0.01 is not a multiple of 0.015625"),
+        ({"desktops_cors_origins": "https://*"}, "desktops_cors_origins of desk1: name the origins one by one"),
+        ({"desktops_log_level": "loud"}, "desktops_log_level of desk1: 'loud' is none of debug,"),
+    ],
+)
+def test_wrong_values_of_desktops_are_named(check: Any, values: dict[str, Any], said: str) -> None:
+    (found,) = check(inventory(desktops={"desk1": values}))
+    assert found.startswith(said), found

@@ -97,7 +97,6 @@ class Settings(Served):
     rdp_user_quota: int = Field(default=110, ge=1)
     rdp_desktop_fallback: Literal["icewm", "refuse"] = "icewm"
     rdp_grace: float = Field(default=30, gt=0)
-    rdp_unit_prefix: str = Field(default="labyard", pattern=r"^[a-z][a-z0-9]{0,15}$")
 
     # PoOT and money
     poot_require_registered_node: bool = False

@@ -179,7 +179,7 @@ class NetbootObserver:
                 yield Finding(Difference.DRIFT, "session", boot.session_id, detail, partial(self._finish, boot))
 
     def _finish(self, boot: BootSession) -> None:
-        with self._locks(boot.machine_id):
+        with self._locks.hold(boot.machine_id):
             current = self._sessions.get(boot.id)
             if current.updated_at != boot.updated_at:
                 return  # somebody is at work after all
@@ -197,7 +197,7 @@ class NetbootObserver:
                 raise AdapterError("; ".join(f"{step.name}: {reason}" for step, reason in failed))
 
     def _finish_target(self, target: Target) -> None:
-        with self._locks(target.machine_id):
+        with self._locks.hold(target.machine_id):
             self._provision.remove_target(target)
             self._provision.remove_disk(target.target_id)
             with self._db.write() as session:
@@ -287,7 +287,7 @@ class NetbootObserver:
         """Overlay, export, seed and target, in that order: each stands on the one before."""
         if not (found := self._current(target_id)):
             return
-        with self._locks(found[0].machine_id):
+        with self._locks.hold(found[0].machine_id):
             if not (found := self._current(target_id)):
                 return
             target, machine, boot = found
@@ -332,7 +332,7 @@ class NetbootObserver:
     def _repair_script(self, filename: str) -> None:
         if not (owner := self._script_owner(filename)):
             return
-        with self._locks(owner[0].id):
+        with self._locks.hold(owner[0].id):
             if (owner := self._script_owner(filename)) and owner[2].status == SessionStatus.ACTIVE:
                 self._provision.adapters.scripts.apply(filename, self._provision.script(*owner))
 

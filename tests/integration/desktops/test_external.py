@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ports import free_port
 
@@ -105,6 +111,49 @@ def test_nobody_listens(agent: RecordingAgent) -> None:
         agent.record_start(spec(free_port()), "r")
     assert time.monotonic() - began < 60
     assert agent.record_list() == ()
+
+
+def test_a_recorder_killed_before_it_shows_anything_leaves_nothing(tmp_path: Path) -> None:
+    with rdp_server_that_shows_nothing() as port:
+        told = {"spec": asdict(spec(port, use_tls=False)), "display": None, "xauthority": None}
+        (tmp_path / "spec.json").write_text(json.dumps(told | {"spool": str(tmp_path / "spool")}))
+        recorder = subprocess.Popen([sys.executable, "-m", "labyard.desktops.recorder", str(tmp_path)])
+        try:
+            children = until(lambda: both if len(both := clients_of(recorder.pid)) == 2 else None)
+            assert not (tmp_path / "control.sock").exists()
+        finally:
+            recorder.kill()
+            recorder.wait()
+        until(lambda: not any(lives(child) for child in children))
+
+
+@contextmanager
+def rdp_server_that_shows_nothing() -> Iterator[int]:
+    """It agrees to a plain connection, and leaves each client waiting from there on."""
+    confirmed = bytes.fromhex("03000013 0ed00000123400 0200080000000000")
+    clients = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):  # it is over
+                while True:
+                    client, _ = server.accept()
+                    clients.append(client)
+                    client.sendall(confirmed)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+    for client in clients:
+        client.close()
+
+
+def clients_of(recorder: int) -> list[psutil.Process]:
+    """The X server and the RDP client that it has started."""
+    return [child for child in psutil.Process(recorder).children() if child.name() in ("Xvfb", "xfreerdp")]
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def x_servers() -> int:

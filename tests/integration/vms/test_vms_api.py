@@ -214,7 +214,7 @@ class TestVms:
     def test_busy(self, dry: TestClient, make_vm: Callable[..., str], manager: VmManager) -> None:
         make_vm("web")
         manager.shared.vm_locks._patience = 0.05
-        with manager.shared.vm_locks("web"):
+        with manager.shared.vm_locks.hold("web"):
             for path in ("/vms/web/actions/start", "/vms/web/actions/stop", "/vms/web/actions/restart"):
                 refused(dry.post(path), 409, "VM is busy with another operation")
             refused(dry.delete("/vms/web"), 409, "VM is busy with another operation")

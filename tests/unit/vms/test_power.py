@@ -14,7 +14,6 @@ from labyard.vms.adapters.hypervisor import EventKind
 from labyard.vms.models import Vm
 from labyard.vms.schemas import MetadataUpdate, TemplateCreate, VmCreate
 from labyard.vms.service.desk import Listening
-from labyard.vms.service.locks import KeyLocks
 
 from .conftest import Lab
 from .fakes import BOOM
@@ -368,26 +367,6 @@ class TestDelete:
 
 
 class TestLocks:
-    def test_patience_ends(self) -> None:
-        locks = KeyLocks("VM", patience=0.02)
-        with locks("web"):
-            assert locks.busy() == {"web"}
-            with locks("other"):
-                assert locks.busy() == {"web", "other"}
-            with pytest.raises(ServiceError) as refusal, locks("web"):
-                pass
-        assert detail(refusal) == (409, "VM is busy with another operation")
-        assert locks.busy() == frozenset()
-        with locks("web"):
-            pass
-
-    def test_nothing_is_kept_of_the_past(self) -> None:
-        locks = KeyLocks("VM")
-        for number in range(1000):
-            with locks(str(number)):
-                pass
-        assert len(locks._locks) == 0
-
     def test_two_operations_on_one_machine_take_turns(self, lab: Lab) -> None:
         lab.make()
         with ThreadPoolExecutor(8) as pool:

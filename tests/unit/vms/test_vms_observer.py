@@ -100,7 +100,7 @@ def test_what_is_in_flight_is_left_out(lab: Lab) -> None:
     disk = lab.disk()
     lab.hypervisor.all["web"].active = False
     lab.manager.shared.files.disk(disk).unlink()
-    with lab.manager.shared.vm_locks("web"), lab.manager.shared.disk_locks(disk):
+    with lab.manager.shared.vm_locks.hold("web"), lab.manager.shared.disk_locks.hold(disk):
         assert issues(lab) == []
     assert len(issues(lab)) == 2
 

@@ -78,7 +78,7 @@ class TestEvents:
 
     def test_an_event_waits_for_the_operation_under_way(self, lab: Lab) -> None:
         lab.make(running=True)
-        with lab.manager.shared.vm_locks("web"):
+        with lab.manager.shared.vm_locks.hold("web"):
             lab.hypervisor.end("web", EventKind.FAILED)
             time.sleep(0.1)
             assert lab.row().state == "running"

@@ -1,6 +1,6 @@
 """The desktop of somebody else's RDP server: a FreeRDP client in an X server of its own, which has no screen.
 
-Both are children of the recorder: they end with it, and come back with it when it is started again.
+Both are children of the recorder: they end with it, however it ends, and come back with it when it is started again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ PICTURE = 15.0  # seconds until the client shows the desktop
 END = 5.0  # seconds that a child gets to end
 POLL = 0.05
 LOGGED = 500  # characters of what the client said
+# Also when the recorder is killed before anybody is told that it runs. Whose recorder has ended before this is asked
+# for ends by itself: nobody reads the number that the X server writes, and the client has no display.
+WITH_US = ("setpriv", "--pdeathsig=KILL", "--")
 
 
 @dataclass(frozen=True)
@@ -73,20 +76,19 @@ def _x_server(size: tuple[int, int], cookie: Path) -> Iterator[int]:
     cookie.write_bytes(_xauthority(0, key))
     cookie.chmod(0o600)
     readable, writable = os.pipe()
-    command = ["Xvfb", "-displayfd", str(writable), "-screen", "0", f"{size[0]}x{size[1]}x24", "-auth", str(cookie)]
+    command = [*WITH_US, "Xvfb", "-displayfd", str(writable), "-screen", "0", f"{size[0]}x{size[1]}x24"]
+    options = ["-auth", str(cookie), "-nolisten", "tcp", "-noreset", "-nolock"]
     try:
-        server = subprocess.Popen(
-            [*command, "-nolisten", "tcp", "-noreset", "-nolock"], pass_fds=[writable], stderr=subprocess.DEVNULL
-        )
+        server = subprocess.Popen([*command, *options], pass_fds=[writable], stderr=subprocess.DEVNULL)
     except OSError as error:
-        raise NoPicture(f"Xvfb cannot be run: {error.strerror}") from None
+        raise NoPicture(f"{error.filename} cannot be run: {error.strerror}") from None
     finally:
         os.close(writable)
     try:
         with os.fdopen(readable) as told:
             answer = told.readline().strip()
         if not answer:
-            raise NoPicture("Xvfb did not start")
+            raise NoPicture("Xvfb did not start, or is not installed")
         cookie.write_bytes(_xauthority(int(answer), key))
         yield int(answer)
     finally:
@@ -98,6 +100,7 @@ def _client(
     target: Mapping[str, Any], size: tuple[int, int], environment: Mapping[str, str], log_file: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [
+        *WITH_US,
         "xfreerdp",
         f"/v:{target['host']}:{target['port']}",
         f"/u:{target['username']}",
@@ -114,7 +117,7 @@ def _client(
         try:
             client = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=out)
         except OSError as error:
-            raise NoPicture(f"xfreerdp cannot be run: {error.strerror}") from None
+            raise NoPicture(f"{error.filename} cannot be run: {error.strerror}") from None
     try:
         assert client.stdin
         client.stdin.write(f"{target['password']}\n".encode())

@@ -7,6 +7,7 @@ import threading
 from prometheus_client import CollectorRegistry
 
 from labyard.core.database import Database
+from labyard.core.locks import KeyLocks
 from labyard.core.observer import Observer
 from labyard.core.secretbox import SecretBox
 from labyard.netboot import names
@@ -16,7 +17,6 @@ from labyard.netboot.metrics import Metrics, Standing
 from labyard.netboot.observer import NetbootObserver
 from labyard.netboot.service.boot import Boots
 from labyard.netboot.service.images import Images
-from labyard.netboot.service.locks import MachineLocks
 from labyard.netboot.service.machines import Machines
 from labyard.netboot.service.network import Network
 from labyard.netboot.service.power import Power
@@ -47,7 +47,7 @@ class Netboot:
         self.provision = Provision(settings, adapters, self.box)
         self.reservations = Reservations(database, settings, adapters.dhcp)
         power = Power(settings, adapters.power, self.box)
-        shared = Shared(database, settings, self.provision, self.reservations, self.metrics, MachineLocks(), power)
+        shared = Shared(database, settings, self.provision, self.reservations, self.metrics, KeyLocks(), power)
         self.machines = Machines(database, settings, self.box)
         self.images = Images(database, settings)
         self.boots = Boots(database)

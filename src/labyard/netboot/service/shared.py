@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labyard.core.database import Database
+from labyard.core.locks import KeyLocks
 from labyard.netboot.metrics import Metrics
-from labyard.netboot.service.locks import MachineLocks
 from labyard.netboot.service.power import Power
 from labyard.netboot.service.provision import Provision
 from labyard.netboot.service.reservations import Reservations
@@ -22,5 +22,5 @@ class Shared:
     provision: Provision
     reservations: Reservations
     metrics: Metrics
-    locks: MachineLocks
+    locks: KeyLocks[int]  # by machine; between processes the database decides
     power: Power

@@ -63,7 +63,7 @@ class Starts:
         after a failed step everything is undone."""
         if problem := user_data_problem(given.user_data):
             raise invalid("user_data", problem)
-        with self._locks(given.machine_id), self._reservations.coming() as arrived:
+        with self._locks.hold(given.machine_id), self._reservations.coming() as arrived:
             try:
                 parts = self._insert(given, user_id, username)
             except IntegrityError:

@@ -53,7 +53,7 @@ class Stops:
         A machine that is to be switched off first, and cannot be, loses its disk all the same.
         """
         parts = self._sessions.parts(session_id)
-        with self._locks(parts.boot.machine_id):
+        with self._locks.hold(parts.boot.machine_id):
             with self._db.write() as session:
                 boot = session.get_one(BootSession, session_id)
                 if boot.status != SessionStatus.ACTIVE and not (
@@ -80,7 +80,7 @@ class Stops:
 
         Asked under the machine's lock: since the caller looked it may have been stopped, or its machine been seen.
         """
-        with self._locks(self._sessions.get(session_id).machine_id):
+        with self._locks.hold(self._sessions.get(session_id).machine_id):
             boot = self._sessions.get(session_id)
             if boot.status != SessionStatus.ACTIVE or now() - (boot.last_activity or boot.started_at) <= limit:
                 return False
@@ -101,7 +101,7 @@ class Stops:
         """Remove what a `stopping` session stands on, and end it. Idempotent. Returns the steps that failed, and why;
         then the session is `error` with cleanup_pending, and this may be repeated."""
         parts = self._sessions.parts(session_id)
-        with self._locks(parts.boot.machine_id):
+        with self._locks.hold(parts.boot.machine_id):
             return self._take_away(parts)[0]
 
     def _take_away(self, parts: Parts) -> tuple[list[tuple[Step, str]], str | None]:

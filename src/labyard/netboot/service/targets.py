@@ -32,7 +32,7 @@ class Targets:
 
     def create(self, given: TargetCreate, user_id: int) -> Target:
         """400 when machine or image cannot (decision D2); 500 with nothing left behind when a daemon cannot."""
-        with self._locks(given.machine_id):
+        with self._locks.hold(given.machine_id):
             target = self._insert(given, user_id)
             timeout = self._settings.step_timeout_seconds
             steps = [
@@ -119,7 +119,7 @@ class Targets:
     def delete(self, target_id: int) -> None:
         """409 while a live session uses it, and then nothing is touched. One that is inactive is gone already."""
         target = self.get(target_id)
-        with self._locks(target.machine_id):
+        with self._locks.hold(target.machine_id):
             with self._db.read() as session:
                 if require(session, target_id).status == TargetStatus.INACTIVE:
                     return
@@ -156,7 +156,7 @@ class Targets:
     def restart(self, target_id: int) -> Target:
         """Rebuild the iSCSI side: same IQN, overlay and secret. Clients are dropped and may log in again."""
         target = self.get(target_id)
-        with self._locks(target.machine_id):
+        with self._locks.hold(target.machine_id):
             if self.get(target_id).status == TargetStatus.INACTIVE:
                 raise ServiceError(400, "target_error", f"Target {target_id} is inactive")
             try:

@@ -34,7 +34,7 @@ class Disks:
     def create(self, given: DiskCreate) -> Disk:
         disk_id = self._new_id()
         path = self._shared.files.disk(disk_id)
-        with self._shared.disk_locks(disk_id), failing_as("create disk"), Undo() as undo:
+        with self._shared.disk_locks.hold(disk_id), failing_as("create disk"), Undo() as undo:
             undo.step(path.unlink, True)
             self._shared.images.create(path, given.size)
             disk = Disk(id=disk_id, size=given.size, mount_point=given.mount_point, state=DiskState.AVAILABLE)
@@ -48,7 +48,7 @@ class Disks:
         if not vm_id:
             raise refused("vm_id is required")
         self._check_attach(disk_id, vm_id)
-        with self._shared.vm_locks(vm_id), self._shared.disk_locks(disk_id):
+        with self._shared.vm_locks.hold(vm_id), self._shared.disk_locks.hold(disk_id):
             self._check_attach(disk_id, vm_id)
             with failing_as("attach disk"):
                 if not self._shared.hypervisor.is_active(vm_id):
@@ -91,10 +91,10 @@ class Disks:
     def locked(self, vm_id: str | None, disk_id: str) -> Iterator[None]:
         """The machine's lock, when there is one, and then the disk's."""
         if vm_id is None:
-            with self._shared.disk_locks(disk_id):
+            with self._shared.disk_locks.hold(disk_id):
                 yield
         else:
-            with self._shared.vm_locks(vm_id), self._shared.disk_locks(disk_id):
+            with self._shared.vm_locks.hold(vm_id), self._shared.disk_locks.hold(disk_id):
                 yield
 
     # Inside

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 
 from labyard.core.adapter import AdapterError
 from labyard.core.database import Database
+from labyard.core.locks import KeyLocks
 from labyard.vms.adapters.factory import Adapters, make_adapters
 from labyard.vms.metadata_server import MetadataServer
 from labyard.vms.observer import Looker, Observer
@@ -19,7 +20,6 @@ from labyard.vms.service.console import Consoles
 from labyard.vms.service.desk import Desk
 from labyard.vms.service.disks import Disks
 from labyard.vms.service.files import Files
-from labyard.vms.service.locks import KeyLocks
 from labyard.vms.service.metadata import Metadata
 from labyard.vms.service.network import Network
 from labyard.vms.service.power import Power
@@ -34,6 +34,7 @@ from labyard.vms.settings import Settings
 log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT = 5000  # milliseconds
+PATIENCE = 60.0  # seconds that an operation waits for the one before it
 # Seconds before each look after the connection came back: a libvirt that was started again takes machines for running
 # until it has tried to reach them, and does not tell of those it gives up.
 SETTLING = (0.0, 2.0, 10.0)
@@ -54,8 +55,8 @@ class VmManager:
             images=found.images,
             seeds=found.seeds,
             files=Files(settings),
-            vm_locks=KeyLocks("VM"),
-            disk_locks=KeyLocks("Disk"),
+            vm_locks=KeyLocks("VM", PATIENCE),
+            disk_locks=KeyLocks("Disk", PATIENCE),
             desk=Desk(),
         )
         power = Power(shared)

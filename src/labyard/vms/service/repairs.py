@@ -49,7 +49,7 @@ class Repairs:
 
     def _vm(self, vm_id: str) -> bool:
         """A machine that runs is adopted; one that should run is started; else the record says that it is off."""
-        with self._shared.vm_locks(vm_id):
+        with self._shared.vm_locks.hold(vm_id):
             with self._db.read() as session:
                 vm = session.get(Vm, vm_id)
             active = self._shared.hypervisor.is_active(vm_id)

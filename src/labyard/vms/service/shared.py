@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labyard.core.database import Database
+from labyard.core.locks import KeyLocks
 from labyard.vms.adapters.hypervisor import Hypervisor
 from labyard.vms.adapters.images import Images
 from labyard.vms.adapters.network import LabNetwork
 from labyard.vms.adapters.seed import Seeds
 from labyard.vms.service.desk import Desk
 from labyard.vms.service.files import Files
-from labyard.vms.service.locks import KeyLocks
 from labyard.vms.settings import Settings
 
 
@@ -26,6 +26,6 @@ class Shared:
     images: Images
     seeds: Seeds
     files: Files
-    vm_locks: KeyLocks
-    disk_locks: KeyLocks
+    vm_locks: KeyLocks[str]
+    disk_locks: KeyLocks[str]
     desk: Desk

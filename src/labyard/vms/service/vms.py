@@ -42,7 +42,7 @@ class Vms:
         """Folder, root disk, definition, row. A failure undoes all of it."""
         vm_id = given.name or str(uuid.uuid4())
         self._check_new(vm_id, given.template_name)
-        with self._shared.vm_locks(vm_id):
+        with self._shared.vm_locks.hold(vm_id):
             template = self._check_new(vm_id, given.template_name)
             with failing_as("create VM"), Undo() as undo:
                 vm = self._make(vm_id, template, undo)
@@ -56,7 +56,7 @@ class Vms:
 
     def start(self, vm_id: str) -> None:
         self.get(vm_id)
-        with self._shared.vm_locks(vm_id):
+        with self._shared.vm_locks.hold(vm_id):
             vm, _ = self.get(vm_id)
             with failing_as("start VM"):
                 active = self._shared.hypervisor.is_active(vm_id)
@@ -68,7 +68,7 @@ class Vms:
 
     def stop(self, vm_id: str, force: bool = False) -> None:
         self.get(vm_id)
-        with self._shared.vm_locks(vm_id):
+        with self._shared.vm_locks.hold(vm_id):
             vm, _ = self.get(vm_id)
             with failing_as("stop VM"):
                 active = self._shared.hypervisor.is_active(vm_id)
@@ -79,7 +79,7 @@ class Vms:
     def restart(self, vm_id: str) -> None:
         """Decided by the hypervisor, not by the row: ends running, whatever was."""
         self.get(vm_id)
-        with self._shared.vm_locks(vm_id):
+        with self._shared.vm_locks.hold(vm_id):
             self.get(vm_id)
             with failing_as("stop VM"):
                 self._off(vm_id, self._shared.hypervisor.is_active(vm_id), force=False)
@@ -89,7 +89,7 @@ class Vms:
     def delete(self, vm_id: str) -> None:
         """Data disks become available, their files stay. The row stays when the domain could not be removed."""
         self.get(vm_id)
-        with self._shared.vm_locks(vm_id):
+        with self._shared.vm_locks.hold(vm_id):
             self.get(vm_id)
             with failing_as("delete VM"):
                 self._off(vm_id, self._shared.hypervisor.is_active(vm_id), force=True)

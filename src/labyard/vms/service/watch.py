@@ -6,10 +6,10 @@ import structlog
 from sqlalchemy import or_, select
 
 from labyard.core.database import Database
+from labyard.core.locks import FOREVER
 from labyard.vms.adapters.hypervisor import DomainEvent, EventKind
 from labyard.vms.models import Disk, DiskState, Lease, Vm, VmState
 from labyard.vms.names import is_id
-from labyard.vms.service.locks import FOREVER
 from labyard.vms.service.power import Power
 from labyard.vms.service.shared import Shared
 
@@ -28,7 +28,7 @@ class Watch:
     def handle(self, event: DomainEvent) -> None:
         """An event says that something happened; what is true now is asked of the hypervisor."""
         # Every operation ends, and the event may not be lost.
-        with self._shared.vm_locks(event.vm_id, FOREVER):
+        with self._shared.vm_locks.hold(event.vm_id, FOREVER):
             vm = self._row(event.vm_id)
             if vm is None:
                 return
@@ -51,7 +51,7 @@ class Watch:
                 log.exception("could not reconcile", vm=vm_id)
 
     def _reconcile(self, vm_id: str, reason: str) -> None:
-        with self._shared.vm_locks(vm_id, FOREVER):
+        with self._shared.vm_locks.hold(vm_id, FOREVER):
             vm = self._row(vm_id)
             if vm is None:
                 return

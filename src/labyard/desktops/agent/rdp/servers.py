@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from labyard.core.adapter import AdapterError
+from labyard.core.locks import KeyLocks
 from labyard.desktops.adapters.agent import AgentRefused, ServerSpec, ServerStatus, Usage
 from labyard.desktops.agent.rdp import probing
 from labyard.desktops.agent.rdp.connections import peers
@@ -21,7 +22,6 @@ from labyard.desktops.agent.rdp.place import Made, Place, places
 from labyard.desktops.agent.rdp.ports import is_free
 from labyard.desktops.agent.rdp.units import SESMAN, XRDP
 from labyard.desktops.agent.settings import Settings
-from labyard.desktops.locks import Locks
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class Servers:
         self._settings = settings
         self._parts = parts
         self._life = Life(settings, parts)
-        self._locks = Locks()
+        self._locks: KeyLocks[str] = KeyLocks()
         self._meters: dict[str, Meter] = {}
 
     def start_up(self) -> None:

@@ -9,9 +9,9 @@ from typing import Protocol
 from sqlalchemy import select
 
 from labyard.core.clock import now
+from labyard.core.locks import KeyLocks
 from labyard.desktops import names
 from labyard.desktops.adapters.agent import AgentClient, AgentError, AgentRefused, RecordStatus
-from labyard.desktops.locks import Locks
 from labyard.desktops.models import DeskSession, Node, NodeStatus, SessionStatus
 from labyard.desktops.service.sessions import stages
 from labyard.desktops.service.sessions.intake import Intake
@@ -36,7 +36,7 @@ class Followed(Protocol):
     """What `Recordings` gives to those that follow one."""
 
     parts: Parts
-    locks: Locks
+    locks: KeyLocks[str]
     starts: Starts
 
     def finish(self, session_id: str, reason: str, give_up_node: bool = False) -> DeskSession: ...

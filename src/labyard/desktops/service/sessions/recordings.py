@@ -16,11 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from labyard.core.clock import now
 from labyard.core.errors import ServiceError
+from labyard.core.locks import KeyLocks
 from labyard.desktops import audit, names
 from labyard.desktops.adapters.agent import AgentError, AgentRefused, RecordStatus
 from labyard.desktops.errors import Refusal
 from labyard.desktops.evidence.compression import Compression
-from labyard.desktops.locks import Locks
 from labyard.desktops.models import DeskSession, Node, SessionChunk, SessionStatus
 from labyard.desktops.moments import as_text, now_text
 from labyard.desktops.roles import Principal
@@ -48,7 +48,7 @@ class Recordings:
         self.parts = parts
         self.starts = Starts(parts)
         self._database = parts.database
-        self.locks = Locks()
+        self.locks: KeyLocks[str] = KeyLocks()
         self._intakes: dict[str, Intake] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._again: set[str] = set()

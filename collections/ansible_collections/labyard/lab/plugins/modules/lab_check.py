@@ -9,9 +9,9 @@ DOCUMENTATION = r"""
 module: lab_check
 short_description: Refuse a wrong inventory before anything is touched
 description:
-  - Checks groups, names, MAC addresses, IP addresses, iSCSI names, charger groups, functions and networks of a lab,
-    and that its networks and the space it needs are free on this machine. Reports every mistake at once, each naming
-    the field.
+  - Checks groups, names, MAC addresses, IP addresses, iSCSI names, charger groups, functions, desktops and networks of
+    a lab, and that its networks and the space it needs are free on this machine. Reports every mistake at once, each
+    naming the field.
 options:
   groups:
     description: Groups of the inventory that have hosts.
@@ -48,6 +48,10 @@ options:
     default: {}
   faas:
     description: The C(faas_*) variables of each host with functions, as far as the inventory sets them.
+    type: dict
+    default: {}
+  desktops:
+    description: The C(desktops_*) variables of each host with desktops, as far as the inventory sets them.
     type: dict
     default: {}
   dhcp:
@@ -103,7 +107,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.labyard.lab.plugins.module_utils import evse_groups, faas_values
+from ansible_collections.labyard.lab.plugins.module_utils import desktops_values, evse_groups, faas_values
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -176,6 +180,7 @@ def check_inventory(given: dict[str, Any]) -> list[str]:
     if given["dhcp"] not in ("kea", "isc"):
         found.append(f"lab_dhcp: {given['dhcp']!r} is neither kea nor isc")
     found += evse_groups.problems(given["evse_groups"], given["evse_pairs"])
+    found += desktops_values.problems(given["desktops"])
     supernet, segment = network(given["supernet"]), network(given["segment"])
     if supernet is None or segment is None:
         name = "lab_supernet" if supernet is None else "lab_segment.subnet"
@@ -271,6 +276,7 @@ def main() -> None:
             "evse_groups": {"type": "list", "elements": "dict", "default": []},
             "evse_pairs": {"type": "dict", "default": {}},
             "faas": {"type": "dict", "default": {}},
+            "desktops": {"type": "dict", "default": {}},
             "dhcp": {"type": "str", "default": "kea"},
             "supernet": {"type": "str", "required": True},
             "networks": {"type": "list", "elements": "dict", "default": []},
