@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import certifi
 import hypothesis
 import pytest
 
@@ -17,6 +18,18 @@ PLUGINS = COLLECTIONS / "ansible_collections/labyard/lab/plugins"
 # How long an example takes says nothing on a machine that has other work as well.
 hypothesis.settings.register_profile("labyard", deadline=None)
 hypothesis.settings.load_profile("labyard")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each client of HTTP reads the machine's certificate authorities, which for all of them takes it 25 ms of the
+    processor. Tests here trust none but their own, so one will do."""
+    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("authorities") / "one.pem"
+    file.write_text(first + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
 
 
 @pytest.fixture(scope="session")
