@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import daemons
 import pytest
 from conftest import assert_gone, assert_runs
 
@@ -86,13 +87,6 @@ def make_disk(host: LabHost) -> Iterator[Any]:
         disk.remove()
 
 
-def wait_until_back(host: LabHost) -> None:
-    host.check(
-        f"timeout 20 sh -c 'until systemctl is-active --quiet {UNIT} && test -S {host.value('disk_export_socket')}; "
-        "do sleep 0.1; done'"
-    )
-
-
 class TestApplied:
     def test_runs(self, host: LabHost) -> None:
         assert_runs(host, UNIT)
@@ -118,9 +112,8 @@ class TestApplied:
     def test_killed_it_comes_back_and_leaves_no_dead_mount(self, host: LabHost, make_disk: Any) -> None:
         disk = make_disk()
         disk.write("hello")
-        process = host.check("systemctl show --property MainPID --value %s", UNIT).strip()
-        host.check(f"kill -9 {process}")
-        wait_until_back(host)
+        process = daemons.process(host, UNIT)
+        daemons.kill(host, UNIT)
         assert host.check("systemctl show --property MainPID --value %s", UNIT).strip() != process
         assert f"{disk.path}.raw" not in host.check("cat /proc/self/mounts")
         assert host.check(f"stat --format %s {disk.path}.raw").strip() == "0"
@@ -129,9 +122,7 @@ class TestApplied:
 
     def test_comes_back_however_often_it_is_killed(self, host: LabHost) -> None:
         for _ in range(7):  # systemd's own limit is 5 in 10 s
-            host.check(f"systemctl kill --signal KILL {UNIT}")
-            host.check("sleep 0.1")
-            wait_until_back(host)
+            daemons.kill(host, UNIT)
         assert tell(host, ("query-block-exports", {})) is not None
 
 
