@@ -11,6 +11,7 @@ import pytest
 from conftest import assert_gone, assert_runs
 
 from labyard.lab import LabHost
+from labyard.testing.waiting import wait_until
 
 UNIT = "labyard-exports.service"
 DISK = "role-check"
@@ -87,6 +88,12 @@ def make_disk(host: LabHost) -> Iterator[Any]:
         disk.remove()
 
 
+def kill(host: LabHost) -> None:
+    """Returns when its successor listens."""
+    daemons.kill(host, UNIT)
+    wait_until(lambda: host.run("test -S %s", host.value("disk_export_socket")).rc == 0, "it has its socket")
+
+
 class TestApplied:
     def test_runs(self, host: LabHost) -> None:
         assert_runs(host, UNIT)
@@ -112,9 +119,7 @@ class TestApplied:
     def test_killed_it_comes_back_and_leaves_no_dead_mount(self, host: LabHost, make_disk: Any) -> None:
         disk = make_disk()
         disk.write("hello")
-        process = daemons.process(host, UNIT)
-        daemons.kill(host, UNIT)
-        assert host.check("systemctl show --property MainPID --value %s", UNIT).strip() != process
+        kill(host)
         assert f"{disk.path}.raw" not in host.check("cat /proc/self/mounts")
         assert host.check(f"stat --format %s {disk.path}.raw").strip() == "0"
         disk.export()
@@ -122,7 +127,7 @@ class TestApplied:
 
     def test_comes_back_however_often_it_is_killed(self, host: LabHost) -> None:
         for _ in range(7):  # systemd's own limit is 5 in 10 s
-            daemons.kill(host, UNIT)
+            kill(host)
         assert tell(host, ("query-block-exports", {})) is not None
 
 
