@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import daemons
 import httpx
-from functions import wait_for
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -25,6 +25,7 @@ from labyard.client.where import address
 from labyard.desktops.agent.rdp import negotiate
 from labyard.desktops.cli_where import issue
 from labyard.lab import Lab
+from labyard.testing.waiting import PATIENCE, wait_until
 
 Thing = dict[str, Any]
 SERVICE, AGENT = "labyard-desktops.service", "labyard-desktop-agent.service"
@@ -147,8 +148,8 @@ class Desk:
             found = {"status": "away"}
         return found
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
-        wait_for("the service is ready", lambda: self.ready()["status"] == "ready", seconds)
+    def wait_until_ready(self, seconds: float = PATIENCE) -> None:
+        wait_until(lambda: self.ready()["status"] == "ready", lambda: f"the service is ready: {self.ready()}", seconds)
 
     @property
     def container(self) -> str:
@@ -161,15 +162,6 @@ class Desk:
         for verb in ("kill", "start"):
             subprocess.run(["docker", verb, self.container], check=True, capture_output=True, timeout=120)
         self.wait_until_ready(seconds=180)
-
-    def process(self, unit: str) -> int:
-        return int(self.host.check("systemctl show --property MainPID --value %s", unit))
-
-    def kill(self, unit: str) -> None:
-        """With SIGKILL; returns when its successor runs."""
-        before = self.process(unit)
-        self.host.check("systemctl kill --kill-whom main --signal KILL %s", unit)
-        wait_for(f"another process of {unit}", lambda: self.process(unit) not in (0, before))
 
     @contextmanager
     def server(self) -> Iterator[Thing]:
@@ -209,7 +201,7 @@ class Desk:
     def more_chunks(self, session_id: str, count: int = 2) -> list[Thing]:
         """Waits until there are so many more than now."""
         wanted = self._committed(session_id) + count
-        wait_for("chunks are committed", lambda: self._committed(session_id) >= wanted)
+        wait_until(lambda: self._committed(session_id) >= wanted, "chunks are committed")
         return self.chunks(session_id)
 
     def _committed(self, session_id: str) -> int:
@@ -231,7 +223,7 @@ class Desk:
 
     def inside(self, server: Thing, command: str, *arguments: str) -> Any:
         """Run a command as if it came from the desktop: as the server's account, in sesman's control groups."""
-        sesman = self.process(f"labyard-sesman@{server['server_id'].removeprefix('rdp-')}.service")
+        sesman = daemons.process(self.host, f"labyard-sesman@{server['server_id'].removeprefix('rdp-')}.service")
         run = f"python3 -c %s {sesman} {server['server_id']} "
         return self.host.run(run + command, INSIDE, *arguments)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from labyard.client.where import address
 from labyard.lab import LabHost
 from labyard.testing.faas.archives import docker_archive
 from labyard.testing.faas.stock import HANDLER, handler_archive, handler_layer, python_layer
+from labyard.testing.waiting import wait_until
 
 TESTS = Path(__file__).parent / "integration/faas"
 UNIT = "labyard-faas.service"
@@ -33,13 +32,6 @@ def _layers() -> list[bytes]:
 def archive(*arguments: str) -> bytes:
     """A handler that behaves as its arguments say (fixtures/test-handler)."""
     return docker_archive(_layers(), Cmd=["python3", HANDLER, *arguments])
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
 
 
 class Functions:
@@ -112,7 +104,7 @@ class Functions:
 
     def parked(self, name: str) -> set[str]:
         """The containers of a function's handlers that wait, which it shall have. Waits for them."""
-        wait_for(f"parked handlers of {name}", lambda: self._pool(name)["parked"] == self._pool(name)["wanted"])
+        wait_until(lambda: self._pool(name)["parked"] == self._pool(name)["wanted"], f"parked handlers of {name}")
         found = self.host.check("grep -l %s /run/faasd/warm/*/config.json", f'"hostname": "{name}"')
         return {path.split("/")[-2] for path in found.split()}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+
+from labyard.testing.waiting import PATIENCE, wait_until
 
 
 class LiveServer:
@@ -25,11 +26,12 @@ class LiveServer:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        deadline = time.monotonic() + 20
-        while not self._server.started:
-            assert self._thread.is_alive() and time.monotonic() < deadline, "the service did not start"
-            time.sleep(0.02)
+        wait_until(self._is_up, "the service is up")
+
+    def _is_up(self) -> bool:
+        assert self._thread.is_alive(), "the service has ended"
+        return self._server.started
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join(timeout=20)
+        self._thread.join(PATIENCE)

@@ -8,12 +8,13 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from second_lab import ROOT, Inventory
+
+from labyard.testing.waiting import wait_until
 
 Snapshot = Callable[[], dict[str, set[str]]]
 FORMER = "ly-former"
@@ -57,10 +58,7 @@ def test_a_former_interface_takes_no_address(second_lab: Inventory) -> None:
         run("ip", "link", "set", FORMER, "master", "ly-78-segment", "up")
         run("ip", "-netns", FORMER, "link", "set", "eth1", "up")
         show = ("ip", "-netns", FORMER, "-6", "-oneline", "address", "show", "dev", "eth1", "scope", "link")
-        deadline = time.monotonic() + 20
-        while not (shown := run(*show)) or "tentative" in shown:
-            assert time.monotonic() < deadline, f"the former interface has no address: {shown}"
-            time.sleep(0.2)
+        wait_until(lambda: (shown := run(*show)) and "tentative" not in shown, "the former interface has an address")
         done = second_lab.run("playbooks/provision.yml")
         assert done.returncode == 0, done.stdout[-3000:]
         mended = re.search(r"^TASK \[lab_host : Give the host the link-local[^\n]*\n+(.*)", done.stdout, re.MULTILINE)
@@ -80,10 +78,7 @@ def test_destroy_leaves_nothing_behind_and_touches_nothing_else(
     done = second_lab.run("playbooks/destroy.yml")
     assert done.returncode == 0, done.stdout[-3000:]
     # The kernel forgets a bridge's last traces a moment after the engine removed it.
-    deadline = time.monotonic() + 10
-    while take_snapshot() != before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert take_snapshot() == before
+    wait_until(lambda: take_snapshot() == before, lambda: f"all is as it was: {take_snapshot()}, before {before}")
     again = second_lab.run("playbooks/destroy.yml")
     assert again.returncode == 0 and not re.search(r"changed=[1-9]", again.stdout), again.stdout[-3000:]
     for host in lab.hosts():

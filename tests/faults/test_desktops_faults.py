@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import daemons
 import pytest
 from desks import AGENT, SERVER, SERVICE, Desk, Thing
-from functions import wait_for
 
 from labyard.lab import Lab
+from labyard.testing.waiting import wait_until
 
 Committed = set[tuple[int, str]]
 # Two processes that do nothing but count, for so many seconds; what they used of the processor.
@@ -104,7 +105,7 @@ def test_postgresql_is_down_and_comes_back(desk: Desk, recording: Recording) -> 
 
 def test_postgresql_is_killed(desk: Desk, recording: Recording) -> None:
     before = recording.committed()
-    desk.kill(desk.host.check("systemctl list-units --plain --no-legend 'postgresql@*'").split()[0])
+    daemons.kill(desk.host, desk.host.check("systemctl list-units --plain --no-legend 'postgresql@*'").split()[0])
     desk.wait_until_ready()
     recording.goes_on(before)
 
@@ -115,7 +116,7 @@ def test_redis_is_down_and_comes_back(desk: Desk, recording: Recording) -> None:
     revoked = desk.revoked_token()
     desk.host.check("systemctl stop redis-server.service")
     try:
-        wait_for("it is said", lambda: desk.ready()["status"] == "degraded")
+        wait_until(lambda: desk.ready()["status"] == "degraded", "it is said")
         assert desk.refused_with(revoked) == "AUTH_REVOKED"
         assert desk.good("GET", f"/rdp/servers/{recording.server['server_id']}")["status"] == "running"
         recording.goes_on(before)
@@ -127,11 +128,11 @@ def test_redis_is_down_and_comes_back(desk: Desk, recording: Recording) -> None:
 @pytest.mark.parametrize("what", ["service", "agent", "recorder"])
 def test_a_part_is_killed(desk: Desk, recording: Recording, what: str) -> None:
     before = recording.committed()
-    desk.kill({"service": SERVICE, "agent": AGENT, "recorder": recording.recorder}[what])
+    daemons.kill(desk.host, {"service": SERVICE, "agent": AGENT, "recorder": recording.recorder}[what])
     desk.wait_until_ready()
     recording.goes_on(before)
     if what == "recorder":
-        wait_for("the hole is on record", lambda: "recorder_restarted" in recording.holes())
+        wait_until(lambda: "recorder_restarted" in recording.holes(), "the hole is on record")
     assert not recording.holes() & {"storage_full", "spool_full", "internal"}
 
 
@@ -139,11 +140,9 @@ def test_xrdp_is_killed(desk: Desk, recording: Recording) -> None:
     """Clients can come again, to the same desktop."""
     before, server_id = recording.committed(), recording.server["server_id"]
     (desktop,) = desk.processes(recording.server, "Xorg")
-    desk.kill(f"labyard-xrdp@{server_id.removeprefix('rdp-')}.service")
+    daemons.kill(desk.host, f"labyard-xrdp@{server_id.removeprefix('rdp-')}.service")
     path = f"/rdp/servers/{server_id}"
-    wait_for(
-        "a login works again", lambda: desk.good("POST", f"{path}/test-connection")["login"]["succeeded"], seconds=30
-    )
+    wait_until(lambda: desk.good("POST", f"{path}/test-connection")["login"]["succeeded"], "a login works again")
     assert desk.processes(recording.server, "Xorg") == [desktop]
     assert desk.good("GET", f"{path}/service-status")["restarts"] >= 1
     recording.goes_on(before)
@@ -158,7 +157,7 @@ def test_what_was_recorded_through_all_of_it_is_proven(desk: Desk, recording: Re
     assert f"{stopped['anchoring']['chunk_count']} chunks" in desk.command("verify", recording.session_id)
     # Nobody records any more, and nothing waits.
     key = recording.session_id.removeprefix("sess-")
-    wait_for("nothing is left of the recorder", lambda: not left_of_recorder(desk, key))
+    wait_until(lambda: not left_of_recorder(desk, key), "nothing is left of the recorder")
 
 
 def left_of_recorder(desk: Desk, key: str) -> str:
@@ -175,8 +174,8 @@ def test_sesman_is_killed(desk: Desk) -> None:
     with desk.server() as server:
         path, key = f"/rdp/servers/{server['server_id']}", server["server_id"].removeprefix("rdp-")
         desk.host.check(f"systemctl kill --kill-whom main --signal KILL labyard-sesman@{key}.service")
-        wait_for("it is said", lambda: desk.good("GET", path)["status"] == "error")
-        wait_for("nothing of it runs", lambda: not desk.host.run("pgrep --uid %s", server["server_id"]).stdout)
+        wait_until(lambda: desk.good("GET", path)["status"] == "error", "it is said")
+        wait_until(lambda: not desk.host.run("pgrep --uid %s", server["server_id"]).stdout, "nothing of it runs")
         assert desk.good("POST", f"{path}/start")["status"] == "running"
         assert desk.good("POST", f"{path}/test-connection")["login"]["succeeded"]
     assert desk.left_of(server) == ""
@@ -194,7 +193,7 @@ def test_a_desktop_that_takes_too_much_harms_nobody(desk: Desk) -> None:
 
         greedy = f"kept = [b'x' * 2**20 for _ in range({2 * limits['memory_limit']})]"
         assert desk.inside(server, "python3 -c %s", greedy).rc != 0
-        wait_for("an alert", lambda: "memory" in alerted(desk, path))
+        wait_until(lambda: "memory" in alerted(desk, path), "an alert")
 
         full = desk.host.run(f"fallocate --length {limits['disk_limit']}M {desk.place(server)}/home/full")
         assert full.rc != 0 and "No space left" in full.stderr
@@ -221,7 +220,7 @@ def test_the_host_crashes(desk: Desk) -> None:
         desk.crash()
 
         path = f"/sessions/{session_id}"
-        wait_for("it is sealed", lambda: desk.good("GET", path)["status"] == "stopped")
+        wait_until(lambda: desk.good("GET", path)["status"] == "stopped", "it is sealed")
         assert desk.good("GET", path)["stop_reason"] == "crash_recovered"
         assert desk.good("GET", f"{path}/anchoring")["status"] == "anchored"
         assert before <= recording.committed()
@@ -229,7 +228,7 @@ def test_the_host_crashes(desk: Desk) -> None:
         assert desk.refused_with(revoked) == "AUTH_REVOKED"
 
         path = f"/rdp/servers/{server['server_id']}"
-        wait_for("it is said", lambda: desk.good("GET", path)["status"] == "error")
+        wait_until(lambda: desk.good("GET", path)["status"] == "error", "it is said")
         started = desk.good("POST", f"{path}/start")
         assert (started["status"], started["port"]) == ("running", server["port"])
         assert desk.good("POST", f"{path}/test-connection")["login"]["succeeded"]

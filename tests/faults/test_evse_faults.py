@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from labyard.lab import LabHost
-from labyard.testing.charger_group import EvseGroup, EvsePair, wait_until
+from labyard.testing.charger_group import EvseGroup, EvsePair, wait_for_pairs
 
 PEERS = "/loadsharing/peers"
 # A peer whose status is out of this world. It never opens a web socket.
@@ -35,7 +35,7 @@ def cars(group: EvseGroup) -> list[EvsePair]:
 def await_fair_shares(group: EvseGroup) -> None:
     using = cars(group)
     fair = int(group.budget / len(using) + 1e-6)
-    wait_until(lambda: [pair.draw for pair in using] == [fair] * len(using), f"{fair} A for each car")
+    wait_for_pairs(lambda: [pair.draw for pair in using] == [fair] * len(using), f"{fair} A for each car")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def used(evse_group: EvseGroup, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def group(used: EvseGroup) -> Iterator[EvseGroup]:
     """All is well before and after."""
     yield used
-    wait_until(lambda: used.is_whole, "the group is whole again")
+    wait_for_pairs(lambda: used.is_whole, "the group is whole again")
     await_fair_shares(used)
 
 
@@ -98,7 +98,7 @@ def test_an_emulator_reboots_in_mid_command(member: EvsePair) -> None:
         # Its answer went with the reboot.
         assert answer.status_code == 500 and answer.json()["error"].startswith("RAPI_RESPONSE_"), answer.text
         assert injected(member) == ["reboot"]
-    wait_until(
+    wait_for_pairs(
         lambda: member.get("/status")["evse_connected"] == 1 and member.offer == offered, "it has its offer again"
     )
 
@@ -111,7 +111,7 @@ def test_a_corrupt_line_is_never_believed(member: EvsePair) -> None:
             if answer.get("ret", "").startswith("$OK"):
                 assert answer["ret"].split()[1].isdecimal(), answer
         assert "corrupt" in injected(member)
-    wait_until(lambda: member.get("/status")["evse_connected"] == 1, "the line is good again")
+    wait_for_pairs(lambda: member.get("/status")["evse_connected"] == 1, "the line is good again")
 
 
 def test_a_member_without_mdns_is_known_and_falls_back(group: EvseGroup, member: EvsePair) -> None:
@@ -124,12 +124,12 @@ def test_a_member_without_mdns_is_known_and_falls_back(group: EvseGroup, member:
     try:
         member.host.check("systemctl daemon-reload")
         member.systemctl("restart", "gateway")
-        wait_until(lambda: member.get("/status")["evse_connected"] == 1, "it is there")
+        wait_for_pairs(lambda: member.get("/status")["evse_connected"] == 1, "it is there")
         other = group.members[0]
-        wait_until(lambda: silent not in other.peers or not other.peers[silent]["online"], "others do not see it")
-        wait_until(lambda: group.controller.peers[silent]["online"], "its controller does")
+        wait_for_pairs(lambda: silent not in other.peers or not other.peers[silent]["online"], "others do not see it")
+        wait_for_pairs(lambda: group.controller.peers[silent]["online"], "its controller does")
         safe = member.get("/config")["loadsharing_failsafe_safe_current"]
-        wait_until(lambda: member.sharing == "failsafe" and member.draw == safe, "it obeys nobody")
+        wait_for_pairs(lambda: member.sharing == "failsafe" and member.draw == safe, "it obeys nobody")
     finally:
         member.host.check("rm -r %s && systemctl daemon-reload", folder)
         member.systemctl("restart", "gateway")
@@ -138,7 +138,7 @@ def test_a_member_without_mdns_is_known_and_falls_back(group: EvseGroup, member:
 def test_a_peer_is_never_in_a_group_twice(group: EvseGroup, member: EvsePair) -> None:
     controller, config = group.controller, member.get("/config")
     port = member.url.rpartition(":")[2]
-    wait_until(lambda: controller.peers[member.id]["ip"] != "", "the controller knows it")
+    wait_for_pairs(lambda: controller.peers[member.id]["ip"] != "", "the controller knows it")
     for host in (member.peer, f" {member.peer} ", f"{config['hostname']}.local:{port}", config["wifi_serial"] + "."):
         answer = controller.gateway.post(PEERS, json={"host": host})
         assert (answer.status_code, answer.json()["msg"]) == (400, "Peer already in group"), host
@@ -160,9 +160,9 @@ def test_a_peer_that_lies_gets_nothing_and_takes_nothing(group: EvseGroup, membe
                 (entry,) = [one for one in group.status["allocations"] if one["id"] == liar]
                 return bool(entry["target_current"] == 0 and entry["committed_current"] == assumed)
 
-            wait_until(lambda: any(one["id"] == liar for one in group.status["allocations"]), "it is looked at")
-            wait_until(counted, "it gets nothing")
-            wait_until(
+            wait_for_pairs(lambda: any(one["id"] == liar for one in group.status["allocations"]), "it is looked at")
+            wait_for_pairs(counted, "it gets nothing")
+            wait_for_pairs(
                 lambda: sum(group.draws()) <= group.budget - assumed, "the others leave it what is assumed of it"
             )
         finally:
@@ -174,26 +174,28 @@ def test_a_stale_link_is_replaced_and_a_file_is_not(member: EvsePair) -> None:
     member.systemctl("stop", "bridge")
     member.host.check("ln -sfn /dev/pts/4711 %s", link)
     member.systemctl("start", "bridge")
-    wait_until(lambda: member.host.check("readlink %s", link).strip() != "/dev/pts/4711", "the link is new")
-    wait_until(lambda: member.get("/status")["rapi_connected"] == 1, "the gateway is on the line again")
+    wait_for_pairs(lambda: member.host.check("readlink %s", link).strip() != "/dev/pts/4711", "the link is new")
+    wait_for_pairs(lambda: member.get("/status")["rapi_connected"] == 1, "the gateway is on the line again")
     member.systemctl("stop", "bridge")
     member.host.check("rm -f %s && echo kept > %s", link, link)
     try:
         member.host.run("systemctl start %s", member.unit("bridge"))
         said = f"{link} is not a link: move it away"
         journal = "journalctl --no-pager --lines 20 --unit %s"
-        wait_until(lambda: said in member.host.check(journal, member.unit("bridge")), "the bridge says what is wrong")
+        wait_for_pairs(
+            lambda: said in member.host.check(journal, member.unit("bridge")), "the bridge says what is wrong"
+        )
         assert member.host.check("cat %s", link) == "kept\n"
     finally:
         member.host.check("rm %s", link)
-    wait_until(lambda: member.get("/status")["rapi_connected"] == 1, "the gateway is on the line again")
+    wait_for_pairs(lambda: member.get("/status")["rapi_connected"] == 1, "the gateway is on the line again")
 
 
 def test_a_port_that_is_taken_is_named(member: EvsePair) -> None:
     port = member.url.rpartition(":")[2]
     member.systemctl("stop", "gateway")
     with running(member.host, "labyard-evse-thief", "python3", "-m", "http.server", port):
-        wait_until(
+        wait_for_pairs(
             lambda: member.host.run("ss -H -lnt sport = %s | grep -q .", f":{port}").rc == 0, "the port is taken"
         )
         member.host.run("systemctl start %s", member.unit("gateway"))
@@ -203,5 +205,5 @@ def test_a_port_that_is_taken_is_named(member: EvsePair) -> None:
             lines = member.host.check(journal, member.unit("gateway")).splitlines()
             return any(port in line and "in use" in line for line in lines)
 
-        wait_until(said, "the gateway names the port")
-    wait_until(lambda: member.get("/status")["rapi_connected"] == 1, "it is there as soon as the port is free")
+        wait_for_pairs(said, "the gateway names the port")
+    wait_for_pairs(lambda: member.get("/status")["rapi_connected"] == 1, "it is there as soon as the port is free")

@@ -12,6 +12,7 @@ import pytest
 from second_lab import Inventory
 
 from labyard.lab import Lab, LabHost
+from labyard.testing.waiting import wait_until
 
 Apply = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -82,7 +83,7 @@ def test_a_port_that_somebody_has(charger_host: LabHost, apply: Apply) -> None:
     port = charger_host.value("evse_pair_gateway_base_port") + count
     charger_host.check(f"systemd-run --unit stranger --property Type=exec python3 -m http.server {port}")
     try:
-        charger_host.check(f"timeout 10 sh -c 'until ss -H -lnt sport = :{port} | grep -q .; do sleep 0.1; done'")
+        wait_until(lambda: charger_host.check(f"ss -H -lnt sport = :{port}"), f"somebody has port {port}")
         before = traces(charger_host)
         done = apply({"evse_pair_count": count + 1})
         assert done.returncode != 0

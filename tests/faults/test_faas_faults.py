@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from functions import UNIT, Functions, archive, stock_archive, wait_for
+from functions import UNIT, Functions, archive, stock_archive
 from second_lab import Inventory
 
 from labyard.lab import Lab
 from labyard.testing.faas.archives import Member, directory, docker_archive, hard_link, layer, symlink
+from labyard.testing.waiting import wait_until
 
 Apply = Callable[..., subprocess.CompletedProcess[str]]
 # A Python for Ansible's modules to run under, which has less than the host.
@@ -69,16 +70,16 @@ class TestTheDaemonIsKilled:
         parked = functions.parked("fault-stock")
         with ThreadPoolExecutor(1) as pool:
             request = pool.submit(functions.probe.run, f"curl --silent --max-time 120 http://{slow}/")
-            wait_for("the request in work", lambda: functions.containers() - parked)
+            wait_until(lambda: functions.containers() - parked, "the request in work")
             doomed = functions.containers()
             killed = functions.process()
             functions.host.check(f"systemctl kill --kill-whom main --signal KILL {UNIT}")
             assert request.result(timeout=120).rc != 0, "its client must not wait for ever"
-        wait_for("another daemon", lambda: functions.process() not in (0, killed) and functions.is_up())
+        wait_until(lambda: functions.process() not in (0, killed) and functions.is_up(), "another daemon")
         assert functions.good("GET", "/api/ip/fault-slow")["ip"] == slow
         assert functions.addresses() >= {slow, stock}
         assert functions.answers(stock)
-        wait_for("nothing of it", lambda: not functions.leftovers(doomed))
+        wait_until(lambda: not functions.leftovers(doomed), "nothing of it")
         assert functions.host.check("find /tmp -name 'faas-*.sock'") == ""
         assert functions.good("POST", "/api/observer/check")["issues"] == []
 
@@ -97,7 +98,7 @@ class TestTheDaemonIsKilled:
             assert "cannot run containers with runc: runc is not installed" in done.stdout, done.stdout[-3000:]
         finally:
             functions.host.check(f"mv {program}.away {program}")
-        wait_for("the daemon", functions.is_up)
+        wait_until(functions.is_up, "the daemon")
         assert functions.answers(stock)
 
 
@@ -181,7 +182,7 @@ class TestTheRoleRefuses:
         port = functions.port + 1
         functions.host.check(f"systemd-run --unit stranger --property Type=exec python3 -m http.server {port}")
         try:
-            wait_for("the stranger", lambda: functions.host.check(f"ss -H -lnt sport = :{port}"))
+            wait_until(lambda: functions.host.check(f"ss -H -lnt sport = :{port}"), "the stranger")
             before = traces(functions)
             done = apply("faas", faas_api_port=port)
             assert done.returncode != 0

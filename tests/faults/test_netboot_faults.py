@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import daemons
 import httpx
 import pytest
 from second_lab import Inventory
@@ -97,8 +98,8 @@ def test_a_disk_daemon_killed_under_a_session_is_rebuilt(
         try:
             machine.power_on()
             machine.wait_for("done", BOOT_SECONDS)
-            boot_host.check("systemctl kill --signal KILL %s", unit)
-            boot_host.check("timeout 20 sh -c %s", f"until systemctl is-active --quiet {unit}; do sleep 0.2; done")
+            daemons.kill(boot_host, unit)
+            netboot_api.wait_until_healthy()
             netboot_api.findings(repair=True)
             assert netboot_api.findings() == []
             machine.power_on()

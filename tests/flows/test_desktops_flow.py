@@ -12,12 +12,12 @@ from typing import Any
 import av
 import pytest
 from desks import Desk, Thing
-from functions import wait_for
 from integration.desktops.media import colours, is_colour
 from integration.phase3.conftest import NODE
 from PIL import Image
 
 from labyard.lab import Lab
+from labyard.testing.waiting import wait_until
 
 COLOUR = "#c02040"
 # What the client saw first, for people.
@@ -50,13 +50,13 @@ def desk(lab: Lab) -> Desk:
 def story(desk: Desk) -> Iterator[Story]:
     with desk.server() as server, desk.client(server) as look:
         fingerprint = desk.negotiated_from_the_probe(server)
-        wait_for("the client sees a desktop", lambda: has_content(look()))
+        wait_until(lambda: has_content(look()), "the client sees a desktop")
         first = look()
         users = f"/rdp/servers/{server['server_id']}/sessions"
         with desk.session(server) as session_id:
             desk.more_chunks(session_id, 1)
             desk.paint(server, COLOUR)
-            wait_for("the client sees the colour", lambda: is_colour(corner(look()), COLOUR))
+            wait_until(lambda: is_colour(corner(look()), COLOUR), "the client sees the colour")
             chunk = desk.more_chunks(session_id, 3)[-1]
             path = f"/sessions/{session_id}"
             yield Story(

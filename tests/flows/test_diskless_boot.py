@@ -10,6 +10,7 @@ import pytest
 
 from labyard.lab import LabHost, Machine
 from labyard.testing import Console, PoweredMachine
+from labyard.testing.waiting import wait_until
 
 # Generous, since a shared machine under software emulation can be slow; `make bench` holds the targets.
 BOOT_SECONDS = 120
@@ -134,12 +135,7 @@ def test_machine_without_a_disk_is_shown_the_menu(machine: TakeMachine, boot_hos
     boot_host.check(f"mv {script} {script}.away")
     try:
         last.power_on()
-        assert wait_for_text(last, "no session for this machine", 60)
+        wait_until(lambda: "no session for this machine" in last.console().text, "the machine says that it has none")
     finally:
         boot_host.check(f"mv {script}.away {script}")
     assert last.wait_for("done", BOOT_SECONDS).reports["done"] == "ok"
-
-
-def wait_for_text(machine: PoweredMachine, text: str, seconds: int) -> bool:
-    command = f"timeout {seconds} sh -c 'until grep -aq \"{text}\" {machine.console_file}; do sleep 0.2; done'"
-    return bool(machine.host.run(command).rc == 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from labyard.testing.charger_group import EvseGroup, EvsePair, wait_until
+from labyard.testing.charger_group import EvseGroup, EvsePair, wait_for_pairs
 
 ROOT = Path(__file__).parents[2]
 # What the contract gives gateways to find each other after they were told to look.
@@ -22,7 +22,7 @@ DISCOVERY_SECONDS = 3.0
 @pytest.fixture
 def group(evse_group: EvseGroup) -> Iterator[EvseGroup]:
     """Whole, also after tests that restart pairs. Without cars before and after."""
-    wait_until(lambda: evse_group.is_whole, "all are online and hear their controller")
+    wait_for_pairs(lambda: evse_group.is_whole, "all are online and hear their controller")
     yield evse_group
     for pair in evse_group.pairs:
         pair.car("disconnect")
@@ -48,7 +48,7 @@ def test_avahi_browse_shows_every_gateway_on_every_host(group: EvseGroup) -> Non
             resolved = [line.split(";") for line in lines if line.startswith("=")]
             return {(fields[3], fields[8]) for fields in resolved if fields[4] == "_openevse._tcp"}
 
-        wait_until(lambda shown=shown: shown() >= wanted, f"avahi-browse on {host.name} shows {wanted}")
+        wait_for_pairs(lambda shown=shown: shown() >= wanted, f"avahi-browse on {host.name} shows {wanted}")
 
 
 def test_cars_share_a_supply_that_changes_and_members_that_leave(group: EvseGroup, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_cars_share_a_supply_that_changes_and_members_that_leave(group: EvseGrou
         try:
             for pair in pairs:
                 pair.charge()
-            wait_until(lambda: group.draws() == [fair] * len(pairs), f"{fair} A for each")
+            wait_for_pairs(lambda: group.draws() == [fair] * len(pairs), f"{fair} A for each")
             status = group.status
             assert {entry["reason"] for entry in status["allocations"]} == {"equal_share"}
             assert sum(entry["target_current"] for entry in status["allocations"]) <= group.budget + 0.01
@@ -70,25 +70,25 @@ def test_cars_share_a_supply_that_changes_and_members_that_leave(group: EvseGrou
             less = 6.0 * (len(pairs) - 2)
             group.controller.post("/config", {"loadsharing_group_max_current": less})
             shares = [0.0, 0.0] + [6.0] * (len(pairs) - 2)
-            wait_until(lambda: sorted(group.draws()) == shares, f"{less} A for {len(pairs)} cars")
+            wait_for_pairs(lambda: sorted(group.draws()) == shares, f"{less} A for {len(pairs)} cars")
             group.controller.post("/config", budget)
-            wait_until(lambda: group.draws() == [fair] * len(pairs), "the supply is back")
+            wait_for_pairs(lambda: group.draws() == [fair] * len(pairs), "the supply is back")
 
             # What one leaves the others get.
             leaver.car("disconnect")
             answer = group.controller.gateway.delete(f"/loadsharing/peers/{leaver.peer}")
             assert answer.json() == {"msg": "done"}
             more = int(group.budget / (len(pairs) - 1) + 1e-6)
-            wait_until(lambda: group.draws() == [more] * (len(pairs) - 1) + [0], f"{more} A for each that is left")
-            wait_until(lambda: leaver.sharing == "off", "it is free")
+            wait_for_pairs(lambda: group.draws() == [more] * (len(pairs) - 1) + [0], f"{more} A for each that is left")
+            wait_for_pairs(lambda: leaver.sharing == "off", "it is free")
             assert leaver.id in group.controller.peers and not group.controller.peers[leaver.id]["joined"]
         finally:
             group.controller.post("/config", budget)
             if not group.controller.peers.get(leaver.id, {}).get("joined"):
                 group.controller.post("/loadsharing/peers", {"host": leaver.peer})
-        wait_until(lambda: group.is_whole, "it is a member again")
+        wait_for_pairs(lambda: group.is_whole, "it is a member again")
         leaver.charge()
-        wait_until(lambda: group.draws() == [fair] * len(pairs), f"{fair} A for each again")
+        wait_for_pairs(lambda: group.draws() == [fair] * len(pairs), f"{fair} A for each again")
 
 
 def test_a_member_takes_no_orders_from_elsewhere(group: EvseGroup) -> None:

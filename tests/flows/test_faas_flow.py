@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from functions import UNIT, Functions, archive, stock_archive, wait_for
+from functions import UNIT, Functions, archive, stock_archive
 from second_lab import Inventory
 
 from labyard.lab import Lab
+from labyard.testing.waiting import wait_until
 
 NAME = "flow"
 DECLARED = "flow-declared"
@@ -59,7 +60,7 @@ def uploads(functions: Functions) -> int:
 
 
 def last_result(functions: Functions, name: str) -> str:
-    wait_for("the request in the log", lambda: functions.good("GET", f"/api/function/{name}/logs"))
+    wait_until(lambda: functions.good("GET", f"/api/function/{name}/logs"), "the request in the log")
     return str(functions.good("GET", f"/api/function/{name}/logs")[0]["result"])
 
 
@@ -78,7 +79,7 @@ def test_from_the_first_deploy_to_the_removal(functions: Functions) -> None:
     assert seen["interfaces"] == ["lo"]
 
     functions.host.check(f"systemctl restart {UNIT}")
-    wait_for("the API", functions.is_up)
+    wait_until(functions.is_up, "the API")
     assert functions.good("GET", f"/api/ip/{NAME}")["ip"] == ip
     assert json.loads(functions.call(ip))["peer"][0] == functions.probe.address
 

@@ -189,7 +189,7 @@ def test_wrong_secret_shows_the_menu_and_trying_again_with_the_right_one_boots(
             boot_host.check("mv %s.right %s", script, script)
         one.power_on()
         assert one.wait_for("done", BOOT_SECONDS).reports["done"] == "ok"
-        netboot_api.wait_for_phase(number, "booted", 30)
+        netboot_api.wait_for_phase(number, "booted")
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_service_restarted_in_mid_session(
         boot_host.check("systemctl restart labyard-netboot.service")
         netboot_api.wait_until_ready()
         assert one.wait_for("done", BOOT_SECONDS).reports["done"] == "ok"
-        netboot_api.wait_for_phase(started["session"]["id"], "booted", 30)
+        netboot_api.wait_for_phase(started["session"]["id"], "booted")
         assert netboot_api.findings() == []
 
 

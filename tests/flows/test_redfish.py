@@ -11,14 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
+from guests import wait_for_line, wait_until_off
 
 from labyard.client.where import LabService
 from labyard.lab import Lab, LabHost, Machine
 from labyard.testing import NetbootApi, PoweredMachine
+from labyard.testing.waiting import wait_until
 from labyard.vms.client import Client
 
 BOOT_SECONDS = 120
-GUEST_SHELL = "labyard# "
+GUEST_SHELL = "labyard# "  # which asks when it hears the power button
 AGREE_SECONDS = 2.0  # the contract's, of a machine that is not busy otherwise
 IGNORED_SECONDS = 3.0  # a guest that hears the power button is off long before
 SYSTEMS = "/redfish/v1/Systems"
@@ -184,31 +186,18 @@ class Vm:
     def agree(self, state: str) -> None:
         """Both sides say so, with what the contract wants, in its 2 s; longer only as others keep the host busy."""
         power = "On" if state == "running" else "Off"
-        deadline = time.monotonic() + AGREE_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        while True:
+        seen: tuple[Any, ...] = ()
+
+        def agreed() -> bool:
+            nonlocal seen
             rest = self.rest
             leased = [lease["ip"] for lease in self.api.leases() if lease["vm_id"] == self.name]
             addresses = [rest["local_ip"]] if state == "running" else []
-            seen = (rest["state"], self.system["PowerState"], leased)
-            if seen == (state, power, addresses) and (rest["local_ip"] is not None) == (state == "running"):
-                return
-            assert time.monotonic() < deadline, f"{seen} with {rest}, not {state}"
-            time.sleep(0.05)
+            seen = (rest["state"], self.system["PowerState"], leased, rest["local_ip"])
+            return seen[:3] == (state, power, addresses) and (rest["local_ip"] is not None) == (state == "running")
 
-    def wait_for_boot(self, count: int) -> None:
-        """Until the lab's guest has come up so many times: its shell asks when it hears the power button."""
-        deadline = time.monotonic() + BOOT_SECONDS
-        while (console := self.api.console(self.name)["console"]).count(GUEST_SHELL) < count:
-            assert time.monotonic() < deadline, f"no boot number {count}; its console ends with:\n{console[-2000:]}"
-            time.sleep(0.3)
-
-    def wait_for_end(self) -> None:
-        """Until a guest that was asked to power off has done so; how long it takes is its own affair. The emulator is
-        not asked meanwhile: it answers 500 in the moment in which a machine ends."""
-        deadline = time.monotonic() + BOOT_SECONDS
-        while self.rest["state"] == "running":
-            assert time.monotonic() < deadline, f"it runs on: {self.rest}"
-            time.sleep(0.1)
+        seconds = AGREE_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        wait_until(agreed, lambda: f"both say {state}: {seen}", seconds)
 
     def is_clean(self) -> bool:
         """Whether the observer finds nothing of this machine."""
@@ -319,14 +308,15 @@ class TestVms:
 
     def test_guest_that_hears_its_power_button(self, guest: Vm) -> None:
         guest.reset("On")
-        guest.wait_for_boot(1)
+        wait_for_line(guest.api, guest.name, GUEST_SHELL)
         process = guest.process()
         guest.reset("GracefulRestart")
-        guest.wait_for_boot(2)
+        wait_for_line(guest.api, guest.name, GUEST_SHELL, 2)
         guest.agree("running")
         assert guest.process() == process, "a reboot is the guest's; its machine stays on"
         guest.reset("GracefulShutdown")
-        guest.wait_for_end()
+        # The emulator is not asked meanwhile: it answers 500 in the moment in which a machine ends.
+        wait_until_off(guest.api, guest.name)
         guest.agree("stopped")
         assert guest.is_clean()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guests import PIECE_BYTES, wait_for_line, wait_until_off
 from PIL import Image
 
 from labyard.client.where import LabService
@@ -27,11 +28,8 @@ from labyard.vms.client import Client
 
 # One fixture boots them all.
 pytestmark = pytest.mark.timeout(600)
-# Generous, since a shared machine under software emulation can be slow.
-BOOT_SECONDS = 300
 MEMORY_MIB = 128
 TAIL_BYTES = 50 * 1024
-PIECE_BYTES = 100_000
 
 KEYS = [
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5tYk2uVtUbLtHFTP3yq5xqGmQ1wU0mSXbEwbG7V1Xk one@lab",
@@ -102,31 +100,6 @@ class Manager:
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def log(self, name: str) -> str:
-        """All of a console, by offset and limit."""
-        pieces, offset = [], 0
-        while piece := (found := self.api.console(name, offset, PIECE_BYTES))["console"]:
-            pieces.append(piece)
-            offset = found["next_offset"]
-        return "".join(pieces)
-
-    def wait_for(self, name: str, line: str, count: int = 1) -> str:
-        """The console, once it has this text so many times. TimeoutError has its end."""
-        deadline = time.monotonic() + BOOT_SECONDS
-        while (log := self.log(name)).count(line) < count:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{name} did not say {line!r} {count} times; its console ends with:\n{log[-2000:]}")
-            time.sleep(0.3)
-        return log
-
-    def wait_until_off(self, name: str) -> Vm:
-        deadline = time.monotonic() + BOOT_SECONDS
-        while (vm := self.api.vm(name))["state"] == "running":
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{name} runs on; its console ends with:\n{self.log(name)[-2000:]}")
-            time.sleep(0.2)
-        return vm
-
     def qemu_log(self, name: str) -> str:
         """What libvirt wrote down of its QEMU process."""
         return self.host.check("cat %s", f"/var/log/libvirt/qemu/{self.host.value('vms_domain_prefix')}{name}.log")
@@ -175,7 +148,9 @@ def fleet(manager: Manager, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             last = {"disker": "LABYARD done=", "ender": "LABYARD done="} | dict.fromkeys(
                 ("told", "talker", "blank"), "LABYARD user_data="
             )
-            logs = list(pool.map(lambda task: manager.wait_for(names[task], last.get(task, "labyard# ")), tasks))
+            logs = list(
+                pool.map(lambda task: wait_for_line(manager.api, names[task], last.get(task, "labyard# ")), tasks)
+            )
         assert follower.stdout
         followed = "".join(iter(follower.stdout.readline, "LABYARD done=ok\n"))
         vms = {task: api.vm(name) for task, name in names.items()}
@@ -317,8 +292,8 @@ def answers(plain: str) -> dict[str, tuple[str, str | None]]:
 def talk(manager: Manager, fleet: Fleet) -> str:
     """The talker's console, over two boots."""
     manager.api.restart(fleet.names["talker"])
-    manager.wait_for(fleet.names["talker"], "LABYARD user_data=", 2)
-    return manager.wait_for(fleet.names["talker"], "labyard# ", 2)
+    wait_for_line(manager.api, fleet.names["talker"], "LABYARD user_data=", 2)
+    return wait_for_line(manager.api, fleet.names["talker"], "labyard# ", 2)
 
 
 class TestConsole:
@@ -342,7 +317,7 @@ class TestConsole:
 class TestEnd:
     def test_a_guest_that_powers_itself_off_is_stopped_and_free(self, manager: Manager, fleet: Fleet) -> None:
         name = fleet.names["ender"]
-        vm = manager.wait_until_off(name)
+        vm = wait_until_off(manager.api, name)
         assert (vm["state"], vm["state_reason"], vm["local_ip"]) == ("stopped", None, None)
         assert name not in {lease["vm_id"] for lease in manager.api.leases()}
         assert vm["mac"] not in manager.host.check(f"virsh net-dumpxml {manager.host.value('vms_network_name')}")
@@ -364,13 +339,15 @@ class TestDisk:
     def test_a_disk_is_plugged_in_used_and_unplugged(self, manager: Manager, fleet: Fleet) -> None:
         name, disk_id = fleet.names["disker"], fleet.disk["id"]
         manager.api.attach(disk_id, name)
-        reports = Console(manager.wait_for(name, "hot.read=")).reports
+        reports = Console(wait_for_line(manager.api, name, "hot.read=")).reports
         disk = manager.api.disk(disk_id)
         assert (disk["state"], disk["vm_id"], disk["target"]) == ("attached", name, reports["hot.disk"])
         assert int(reports["hot.bytes"]) == fleet.disk["size"] * 2**30
         assert reports["hot.read"] == disk_id
         manager.api.detach(disk_id)
-        assert Console(manager.wait_for(name, "LABYARD user_data=")).reports["hot.gone"] == reports["hot.disk"]
+        assert (
+            Console(wait_for_line(manager.api, name, "LABYARD user_data=")).reports["hot.gone"] == reports["hot.disk"]
+        )
         assert (manager.api.disk(disk_id)["state"], manager.api.disk(disk_id)["vm_id"]) == ("available", None)
 
 

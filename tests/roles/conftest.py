@@ -7,7 +7,6 @@ after its removal; only Molecule removes roles.
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from labyard.lab import LabHost
 from labyard.testing.lab_plugin import load_lab
+from labyard.testing.waiting import wait_until
 
 NOBODY = None  # in place of a host: the role is nobody's in this lab
 
@@ -87,12 +87,5 @@ class Api:
 
 def wait_until_ready(public: Api, path: str) -> None:
     """After a restart of the service, until this path answers 200."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if public.call("GET", path)[0] == 200:
-                return
-        except RuntimeError:  # curl: connection refused
-            pass
-        time.sleep(0.1)
-    pytest.fail("the service is not ready 30 s after its restart")
+    # RuntimeError is curl's: connection refused.
+    wait_until(lambda: public.call("GET", path)[0] == 200, f"{path} answers after a restart", despite=RuntimeError)

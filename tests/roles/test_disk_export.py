@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import daemons
 import pytest
 from conftest import assert_gone, assert_runs
 
 from labyard.lab import LabHost
+from labyard.testing.waiting import wait_until
 
 UNIT = "labyard-exports.service"
 DISK = "role-check"
@@ -86,11 +88,10 @@ def make_disk(host: LabHost) -> Iterator[Any]:
         disk.remove()
 
 
-def wait_until_back(host: LabHost) -> None:
-    host.check(
-        f"timeout 20 sh -c 'until systemctl is-active --quiet {UNIT} && test -S {host.value('disk_export_socket')}; "
-        "do sleep 0.1; done'"
-    )
+def kill(host: LabHost) -> None:
+    """Returns when its successor listens."""
+    daemons.kill(host, UNIT)
+    wait_until(lambda: host.run("test -S %s", host.value("disk_export_socket")).rc == 0, "it has its socket")
 
 
 class TestApplied:
@@ -118,10 +119,7 @@ class TestApplied:
     def test_killed_it_comes_back_and_leaves_no_dead_mount(self, host: LabHost, make_disk: Any) -> None:
         disk = make_disk()
         disk.write("hello")
-        process = host.check("systemctl show --property MainPID --value %s", UNIT).strip()
-        host.check(f"kill -9 {process}")
-        wait_until_back(host)
-        assert host.check("systemctl show --property MainPID --value %s", UNIT).strip() != process
+        kill(host)
         assert f"{disk.path}.raw" not in host.check("cat /proc/self/mounts")
         assert host.check(f"stat --format %s {disk.path}.raw").strip() == "0"
         disk.export()
@@ -129,9 +127,7 @@ class TestApplied:
 
     def test_comes_back_however_often_it_is_killed(self, host: LabHost) -> None:
         for _ in range(7):  # systemd's own limit is 5 in 10 s
-            host.check(f"systemctl kill --signal KILL {UNIT}")
-            host.check("sleep 0.1")
-            wait_until_back(host)
+            kill(host)
         assert tell(host, ("query-block-exports", {})) is not None
 
 

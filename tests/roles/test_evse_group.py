@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 from conftest import Api
 
 from labyard.lab import LabHost
+from labyard.testing.waiting import wait_until
 
 Group = dict[str, Any]
 
@@ -50,13 +50,6 @@ def groups(host: LabHost, gateways: Gateways) -> list[Group]:
     return [group for group in groups if {group["controller"], *group["members"]} & set(gateways.here)]
 
 
-def wait_for(what: str, condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-
-
 class TestApplied:
     def test_a_group_is_here(self, groups: list[Group]) -> None:
         assert groups
@@ -85,7 +78,7 @@ class TestApplied:
     def test_the_controller_has_exactly_its_members_all_online(self, gateways: Gateways, groups: list[Group]) -> None:
         for group in groups:
             wanted = {gateways.addresses[pair]: True for pair in group["members"]}
-            wait_for("all online", lambda group=group, wanted=wanted: gateways.joined(group["controller"]) == wanted)
+            wait_until(lambda group=group, wanted=wanted: gateways.joined(group["controller"]) == wanted, "all online")
             status = gateways.at(group["controller"]).good("GET", "/loadsharing/status")
             assert status["budget"] == group["budget_amps"] * group.get("safety_factor", 1)
             assert len(status["allocations"]) == len(wanted) + 1 and not status["failsafe_active"]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from conftest import Api, assert_gone
 
 from labyard.lab import LabHost
+from labyard.testing.waiting import wait_until
 
 PARTS = ("emulator", "bridge", "gateway")
 
@@ -54,13 +52,6 @@ def pair(pairs: list[Pair]) -> Pair:
     return pairs[-1]
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-
-
 class TestApplied:
     def test_every_part_runs(self, pairs: list[Pair]) -> None:
         for pair in pairs:
@@ -72,7 +63,7 @@ class TestApplied:
         for pair in pairs:
             assert pair.emulator.call("GET", "/api/status")[0] == 200
             assert pair.gateway.call("GET", "/config")[0] == 200
-            wait_for("rapi_connected", pair.is_connected)
+            wait_until(pair.is_connected, "rapi_connected")
 
     def test_each_terminal_is_a_link_to_its_own_pty(self, pairs: list[Pair]) -> None:
         terminals = {pair.host.check("readlink %s", pair.link).strip() for pair in pairs}
@@ -81,7 +72,7 @@ class TestApplied:
     def test_a_command_goes_through_to_the_controller_of_the_pair(self, pairs: list[Pair]) -> None:
         """Each pair's display gets a text of its own, so that crossed lines would show."""
         for pair in pairs:
-            wait_for("rapi_connected", pair.is_connected)
+            wait_until(pair.is_connected, "rapi_connected")
             assert pair.gateway.good("GET", f"/r?json=1&rapi=%24FP+0+0+pair{pair.number}")["ret"].startswith("$OK")
         for pair in pairs:
             display = pair.emulator.good("GET", "/api/status")["evse"]["lcd_row1"]
@@ -114,21 +105,23 @@ class TestApplied:
         """As the journal has it: from its end to its start."""
         unit, before = pair.unit("bridge"), pair.process("bridge")
         pair.kill("bridge")
-        wait_for("a new bridge", lambda: pair.process("bridge") not in (0, before))
+        wait_until(lambda: pair.process("bridge") not in (0, before), "a new bridge")
         stamps = host.check(
             f"systemctl show --property InactiveEnterTimestampMonotonic,ActiveEnterTimestampMonotonic {unit}"
         )
         times = {name: int(value) for name, _, value in (line.partition("=") for line in stamps.split())}
         assert times["ActiveEnterTimestampMonotonic"] - times["InactiveEnterTimestampMonotonic"] < 1_000_000
-        wait_for("rapi_connected", pair.is_connected)
+        wait_until(pair.is_connected, "rapi_connected")
 
     def test_the_gateway_finds_a_killed_emulator_again(self, pair: Pair) -> None:
-        wait_for("rapi_connected", pair.is_connected)
+        wait_until(pair.is_connected, "rapi_connected")
         before = pair.process("emulator")
         pair.kill("emulator")
-        wait_for("a new emulator", lambda: pair.process("emulator") not in (0, before))
-        wait_for("rapi_connected", pair.is_connected)
-        wait_for("an answer", lambda: pair.gateway.good("GET", "/r?json=1&rapi=%24GS").get("ret", "").startswith("$OK"))
+        wait_until(lambda: pair.process("emulator") not in (0, before), "a new emulator")
+        wait_until(pair.is_connected, "rapi_connected")
+        wait_until(
+            lambda: pair.gateway.good("GET", "/r?json=1&rapi=%24GS").get("ret", "").startswith("$OK"), "an answer"
+        )
 
     def test_a_killed_gateway_keeps_what_it_was_told(self, pair: Pair) -> None:
         before = pair.gateway.good("GET", "/config")
@@ -136,7 +129,7 @@ class TestApplied:
         try:
             process = pair.process("gateway")
             pair.kill("gateway")
-            wait_for("a new gateway", lambda: pair.process("gateway") not in (0, process) and pair.is_connected())
+            wait_until(lambda: pair.process("gateway") not in (0, process) and pair.is_connected(), "a new gateway")
             after = pair.gateway.good("GET", "/config")
             assert after["mqtt_topic"] == "kept/over/a/kill"
             assert after["wifi_serial"] == before["wifi_serial"]
@@ -154,7 +147,7 @@ class TestApplied:
             image = host.value("evse_pair_emulator_image")
             host.check(f"docker run --detach --name emulator_{pair.number} {ports} {image}")
         host.check(f"systemctl start {target}")
-        wait_for("rapi_connected", pair.is_connected)
+        wait_until(pair.is_connected, "rapi_connected")
 
     def test_a_file_in_the_place_of_the_link_is_left_alone(self, host: LabHost, pair: Pair) -> None:
         unit = pair.unit("bridge")
@@ -163,13 +156,13 @@ class TestApplied:
         try:
             assert host.run(f"systemctl start {unit}").rc != 0
             assert host.shell.file(pair.link).content_string == "precious"
-            wait_for(
-                "a message", lambda: "move it away" in host.check(f"journalctl --no-pager --lines 20 --unit {unit}")
+            wait_until(
+                lambda: "move it away" in host.check(f"journalctl --no-pager --lines 20 --unit {unit}"), "a message"
             )
         finally:
             host.check("rm %s", pair.link)
             host.check(f"systemctl restart {unit}")
-        wait_for("rapi_connected", pair.is_connected)
+        wait_until(pair.is_connected, "rapi_connected")
 
     def test_a_stopped_pair_stops_at_once_and_in_order(self, host: LabHost, pair: Pair) -> None:
         """Bridge, emulator, gateway; none of them needs to be killed."""
@@ -186,7 +179,7 @@ class TestApplied:
             assert "timeout" not in results
         finally:
             host.check(f"systemctl start {target}")
-        wait_for("rapi_connected", pair.is_connected)
+        wait_until(pair.is_connected, "rapi_connected")
 
     def test_the_card_says_what_listens_where(self, host: LabHost, pairs: list[Pair]) -> None:
         for pair in pairs:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Api, assert_gone, assert_runs
-from functions import UNIT, Functions, stock_archive, wait_for
+from functions import UNIT, Functions, stock_archive
 
 from labyard.lab import LabHost
+from labyard.testing.waiting import wait_until
 
 MEMORY = 64 << 20
 
@@ -58,7 +59,7 @@ class TestApplied:
     def test_a_handler_answers_another_host_by_the_route(self, functions: Functions, function: tuple[str, str]) -> None:
         name, ip = function
         assert functions.call(ip, "/test/path") == "Hello from FaaS handler!\nRequest: GET /test/path HTTP/1.1\n"
-        wait_for("the request in the log", lambda: functions.good("GET", f"/api/function/{name}/logs"))
+        wait_until(lambda: functions.good("GET", f"/api/function/{name}/logs"), "the request in the log")
         assert functions.good("GET", f"/api/function/{name}/logs")[0]["result"] == "ok"
 
     def test_limits_are_in_force(self, host: LabHost, functions: Functions, function: tuple[str, str]) -> None:
@@ -76,7 +77,7 @@ class TestApplied:
         name, ip = function
         used = functions.parked(name)
         functions.call(ip)
-        wait_for("nothing of it", lambda: not functions.leftovers(used))
+        wait_until(lambda: not functions.leftovers(used), "nothing of it")
         assert functions.parked(name).isdisjoint(used)
 
     def test_addresses_go_with_the_daemon_and_come_back(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import daemons
 import pytest
 from conftest import assert_gone, assert_runs
 
 from labyard.lab import LabHost
 from labyard.testing import IscsiProbe, ProbeError
+from labyard.testing.waiting import wait_until
 
 BLOCK = 4096
 
@@ -90,13 +92,9 @@ class TestApplied:
 
     def test_an_export_that_is_killed_comes_back(self, host: LabHost, make_probe: Any, target: dict[str, Any]) -> None:
         unit = f"labyard-overlay@{target['iqn']}.service"
-        process = host.check("systemctl show --property MainPID --value %s", unit).strip()
-        host.check(f"kill -9 {process}")
-        host.check(
-            f"timeout 20 sh -c 'until systemctl is-active --quiet {unit} && mountpoint -q "
-            f"{host.value('iscsi_target_overlay_folder')}/{target['iqn']}.raw; do sleep 0.2; done'"
-        )
-        assert host.check("systemctl show --property MainPID --value %s", unit).strip() != process
+        daemons.kill(host, unit)
+        export = f"{host.value('iscsi_target_overlay_folder')}/{target['iqn']}.raw"
+        wait_until(lambda: host.run("mountpoint -q %s", export).rc == 0, f"{export} is mounted")
         assert len(make_probe().read(target["iqn"], 0, 512)) == 512
 
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_gone, assert_runs
 
 from labyard.lab import ROLES, LabHost
+from labyard.testing.waiting import wait_until
 
 CERTIFICATES = "/etc/ssl/labyard-index-ca.crt"
 
@@ -33,8 +34,8 @@ def locked() -> dict[str, set[str]]:
 
 
 def wait_until_ready(host: LabHost) -> None:
-    ask = f"import urllib.request as u; u.urlopen('{host.value('labyard_service_health_url')}', timeout=2)"
-    host.check(f'timeout 30 sh -c "until python3 -c \\"{ask}\\" 2>/dev/null; do sleep 0.2; done"')
+    ask = f"import urllib.request as u; u.urlopen('{host.value('labyard_service_health_url')}', timeout=10)"
+    wait_until(lambda: host.run("python3 -c %s", ask).rc == 0, "the service is ready")
 
 
 class TestApplied:
@@ -77,7 +78,7 @@ class TestApplied:
         host.check(f"mkdir -p {drop_in} && printf %s > {drop_in}/wrong.conf", wrong)
         try:
             host.run(f"systemctl daemon-reload; systemctl restart {unit}")
-            host.check(f"timeout 20 sh -c 'until systemctl is-failed --quiet {unit}; do sleep 0.2; done'")
+            wait_until(lambda: host.run("systemctl is-failed --quiet %s", unit).rc == 0, f"{unit} has failed")
             assert f"LABYARD_{name.upper()}_HTTP_PORT" in host.check(f"journalctl --no-pager -n 20 --unit {unit}")
         finally:
             host.check(f"rm -r {drop_in}; systemctl daemon-reload; systemctl restart {unit}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from conftest import Api, assert_gone, assert_runs, wait_until_ready
 
 from labyard.lab import LabHost
+from labyard.testing.waiting import wait_until
 
 UNIT = "labyard-netboot.service"
 MIB = 1024 * 1024
@@ -46,10 +46,13 @@ def image(api: Api, probe_host: LabHost) -> Iterator[int]:
     finally:
         probe_host.check(f"rm /tmp/{name}.raw")
     try:
-        deadline = time.monotonic() + 30
-        while (seen := api.good("GET", f"/images/{number}"))["status"] != "ready":
-            assert seen["status"] != "error" and time.monotonic() < deadline, seen
-            time.sleep(0.2)
+
+        def ready() -> bool:
+            seen = api.good("GET", f"/images/{number}")
+            assert seen["status"] != "error", seen
+            return bool(seen["status"] == "ready")
+
+        wait_until(ready, f"image {number} is ready")
         yield number
     finally:
         api.good("DELETE", f"/images/{number}")

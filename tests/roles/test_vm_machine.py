@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from labyard.lab import LabHost
+from labyard.testing.waiting import wait_until
 
 # Of the module libvirt_domains; others, such as the service vms, may have domains of their own.
 MARK = "https://labyard.example/domain/1"
@@ -44,7 +45,7 @@ class TestApplied:
             # The header of an empty capture has 24 bytes; the first packet comes when the firmware asks for an address.
             packet = f"[ $(stat --format %s {folder}/nic.pcap) -gt 24 ]"
             letter = f"grep --quiet serial_write {folder}/serial.trace"
-            host.check(f"timeout 60 sh -c 'until {packet} && {letter}; do sleep 0.2; done'")
+            wait_until(lambda: host.run(f"{packet} && {letter}").rc == 0, "a packet and a letter are recorded")
         finally:
             if not running:
                 host.check(f"virsh --quiet destroy {name}")

@@ -209,7 +209,7 @@ def orphans_after_kill(bench: Bench) -> float:
                 kill = f"sh -c 'sleep {delay:.3f}; systemctl kill --signal KILL {UNIT}' >/dev/null 2>&1 &"
                 stand.boot.check(kill)
                 stand.api.http.post("/api/v1/sessions/start", json={"machine_id": number, "image_id": stand.image})
-            stand.api.wait_until_ready(60)
+            stand.api.wait_until_ready()
         stand.api.findings(repair=True)
         return float(len(stand.api.findings()))
 

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,22 +16,14 @@ import httpx
 from labyard.client.where import address
 from labyard.evse.codes import OFFERING
 from labyard.lab import Lab, LabHost
+from labyard.testing.waiting import PATIENCE, wait_until
 
-PATIENCE = 60.0  # s: a bound, not a measure
 PARTS = ("emulator", "bridge", "gateway")
 
 
-def wait_until(is_so: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def wait_for_pairs(is_so: Callable[[], object], what: str) -> None:
     """AssertionError when it is not so in time. A gateway that does not answer is no failure."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if is_so():
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < end, f"in vain: {what}"
-        time.sleep(0.2)
+    wait_until(is_so, what, despite=httpx.TransportError)
 
 
 class EvsePair:

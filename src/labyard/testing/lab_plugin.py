@@ -14,7 +14,7 @@ import pytest
 
 from labyard.inventory import InventoryError
 from labyard.lab import DEFAULT_INVENTORY, Lab, LabHost
-from labyard.testing.charger_group import EvseGroup, first_group, wait_until
+from labyard.testing.charger_group import EvseGroup, first_group, wait_for_pairs
 from labyard.testing.machines import PoweredMachine
 from labyard.testing.netboot import NetbootApi
 from labyard.testing.probes import DhcpProbe, IscsiProbe, TftpProbe
@@ -107,7 +107,7 @@ def evse_group(request: pytest.FixtureRequest) -> EvseGroup:
     group = first_group(lab)
     for pair in group.pairs:
         pair.car("disconnect")
-    wait_until(lambda: group.is_whole, f"all chargers of {group.entry['id']} online; set it up: playbooks/evse.yml")
+    wait_for_pairs(lambda: group.is_whole, f"all chargers of {group.entry['id']} online; set it up: playbooks/evse.yml")
     return group
 
 

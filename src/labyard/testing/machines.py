@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from labyard.lab import Lab, LabHost, Machine
+from labyard.testing.waiting import wait_until
 
 # A line that the boot image prints, `LABYARD key=value key=value`.
 _REPORT = re.compile(r"^LABYARD (.*)$", re.MULTILINE)
@@ -78,15 +78,15 @@ class PoweredMachine:
     def wait_for(self, key: str, seconds: float) -> Console:
         """Wait until the boot image has reported `key` on the console.
 
-        TimeoutError ends with the console's last lines, so that a failed boot can be read.
+        AssertionError ends with the console's last lines, so that a failed boot can be read.
         """
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def reported() -> Console | None:
             console = self.console()
-            if key in console.reports:
-                return console
-            time.sleep(0.2)
-        raise TimeoutError(
-            f"{self.machine.name} did not report {key!r} within {seconds:g} s of waiting. Its console ends with:\n"
-            + self.console().tail()
+            return console if key in console.reports else None
+
+        return wait_until(
+            reported,
+            lambda: f"{self.machine.name} reports {key!r}. Its console ends with:\n{self.console().tail()}",
+            seconds,
         )

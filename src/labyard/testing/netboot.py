@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import httpx
 
 from labyard.lab import Lab, Machine
+from labyard.testing.waiting import PATIENCE, wait_until
 
 
 class NetbootApi:
@@ -19,7 +19,7 @@ class NetbootApi:
         host = lab.host("netboot")
         address = host.check("ip -4 -brief address show eth0").split()[2].split("/")[0]
         self.url = f"http://{address}:{host.value('netboot_http_port')}"
-        self.http = httpx.Client(base_url=self.url, timeout=60)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE)
         self._password = str(host.value("netboot_admin_password"))
         self.log_in()
 
@@ -34,26 +34,22 @@ class NetbootApi:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
-    def wait_until_ready(self, seconds: float = 30) -> None:
+    def wait_until_ready(self) -> None:
         """Until the service answers, as after a restart."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                if self.http.get("/health/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the netboot service at {self.url} was not ready within {seconds:g} s")
-            time.sleep(0.2)
+        wait_until(
+            lambda: self.http.get("/health/ready").status_code == 200,
+            f"the netboot service at {self.url} is ready",
+            despite=httpx.TransportError,
+        )
 
-    def wait_until_healthy(self, seconds: float = 30) -> None:
+    def wait_until_healthy(self) -> None:
         """Until every daemon that the service stands on answers it, as after a restart of one."""
-        deadline = time.monotonic() + seconds
-        while (health := self.must("GET", "/health/detailed"))["status"] != "healthy":
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the netboot service is {health['status']} after {seconds:g} s: {health['checks']}")
-            time.sleep(0.2)
+
+        def health() -> dict[str, Any]:
+            found: dict[str, Any] = self.must("GET", "/health/detailed")
+            return found
+
+        wait_until(lambda: health()["status"] == "healthy", lambda: f"the netboot service is healthy: {health()}")
 
     def machine_id(self, machine: Machine) -> int:
         """The machine's id on record; it is registered when it is not."""
@@ -74,13 +70,14 @@ class NetbootApi:
         number = found[0]["id"] if found else None
         if number is None:
             number = self.must("POST", "/api/v1/images/import", json={"path": path, "name": name})["id"]
-        for _ in range(600):
+
+        def ready() -> bool:
             image = self.must("GET", f"/images/{number}")
-            if image["status"] == "ready":
-                return int(number)
             assert image["status"] != "error", image["error_message"]
-            time.sleep(0.1)
-        raise TimeoutError(f"image {name} is still {image['status']}")
+            return bool(image["status"] == "ready")
+
+        wait_until(ready, f"image {name} is ready")
+        return int(number)
 
     @contextmanager
     def session(self, machine_id: int, image_id: int, **more: Any) -> Iterator[dict[str, Any]]:
@@ -106,17 +103,18 @@ class NetbootApi:
         found: list[dict[str, Any]] = self.must("GET", f"/api/v1/sessions/{session_id}/events")["events"]
         return found[::-1]
 
-    def wait_for_phase(self, session_id: int, phase: str, seconds: float) -> dict[str, Any]:
-        """Until the session is in a boot phase. TimeoutError tells the events so far."""
-        deadline = time.monotonic() + seconds
-        while (session := self.get(session_id))["boot_phase"] != phase:
-            if time.monotonic() > deadline:
-                seen = [event["type"] for event in self.events(session_id)]
-                raise TimeoutError(
-                    f"session {session_id} is in phase {session['boot_phase']} after {seen}, not {phase}"
-                )
-            time.sleep(0.2)
-        return session
+    def wait_for_phase(self, session_id: int, phase: str, seconds: float = PATIENCE) -> dict[str, Any]:
+        """The session, once it is in a boot phase. AssertionError tells the events so far."""
+
+        def there() -> dict[str, Any] | None:
+            session = self.get(session_id)
+            return session if session["boot_phase"] == phase else None
+
+        def told() -> str:
+            seen = [event["type"] for event in self.events(session_id)]
+            return f"session {session_id} is in phase {phase}, not {self.get(session_id)['boot_phase']} after {seen}"
+
+        return wait_until(there, told, seconds)
 
     def findings(self, repair: bool = False) -> list[dict[str, Any]]:
         """What the observer finds now."""

@@ -12,7 +12,8 @@ Raised = type[Exception] | tuple[type[Exception], ...]
 
 # s: a bound, not a measure. What works comes long before it, on a busy machine too.
 PATIENCE = 60.0
-PAUSE = 0.02  # s, between two looks
+# s, between two looks: short at first, then a tenth of the time that was waited.
+SHORTEST, LONGEST = 0.02, 0.2
 
 
 def wait_until(
@@ -21,17 +22,17 @@ def wait_until(
     seconds: float = PATIENCE,
     *,
     despite: Raised = (),
-    pause: float = PAUSE,
+    pause: float | None = None,
 ) -> T:
     """What `holds` returns, as soon as that is true. It is asked once more when the time is over.
 
     `what` says what is waited for, or, as a function, what there was instead. Exceptions named by `despite` mean
-    "not yet"; any other one ends the waiting. `pause` is the time between two looks, s. AssertionError: it was not
-    so within `seconds`; it tells what was seen last.
+    "not yet"; any other one ends the waiting. `pause` is the time between two looks, s, for what is there for a moment
+    only. AssertionError: it was not so within `seconds`; it tells what was seen last.
     """
-    wait = _Wait(holds, what, seconds, despite)
+    wait = _Wait(holds, what, seconds, despite, pause)
     while not wait.is_over():
-        time.sleep(pause)
+        time.sleep(wait.pause())
     return wait.result()
 
 
@@ -41,32 +42,42 @@ async def wait_until_async(
     seconds: float = PATIENCE,
     *,
     despite: Raised = (),
-    pause: float = PAUSE,
+    pause: float | None = None,
 ) -> T:
     """`wait_until`, while the event loop goes on."""
-    wait = _Wait(holds, what, seconds, despite)
+    wait = _Wait(holds, what, seconds, despite, pause)
     while not wait.is_over():
-        await asyncio.sleep(pause)
+        await asyncio.sleep(wait.pause())
     return wait.result()
 
 
 class _Wait(Generic[T]):
     def __init__(
-        self, holds: Callable[[], T | None], what: str | Callable[[], str], seconds: float, despite: Raised
+        self,
+        holds: Callable[[], T | None],
+        what: str | Callable[[], str],
+        seconds: float,
+        despite: Raised,
+        pause: float | None,
     ) -> None:
-        self._holds, self._what, self._seconds, self._despite = holds, what, seconds, despite
-        self._end = time.monotonic() + seconds
+        self._holds, self._what, self._seconds, self._despite, self._pause = holds, what, seconds, despite, pause
+        self._begun = time.monotonic()
         self._seen: T | None = None
         self._raised: Exception | None = None
 
     def is_over(self) -> bool:
         """Looks; whether it is so or this was the last look."""
-        late = time.monotonic() >= self._end
+        late = time.monotonic() >= self._begun + self._seconds
         try:
             self._seen, self._raised = self._holds(), None
         except self._despite as error:
             self._seen, self._raised = None, error
         return bool(self._seen) or late
+
+    def pause(self) -> float:
+        if self._pause is not None:
+            return self._pause
+        return min(LONGEST, max(SHORTEST, (time.monotonic() - self._begun) / 10))
 
     def result(self) -> T:
         if self._seen:

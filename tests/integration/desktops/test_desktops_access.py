@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
 
 import jwt
@@ -21,6 +20,7 @@ from labyard.desktops.models import AuditEntry
 from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
 from labyard.desktops.service.tokens import Tokens
+from labyard.testing.waiting import wait_until
 
 from .conftest import Caller
 from .test_desktops_nodes import node_like
@@ -142,9 +142,7 @@ class TestWithoutRedis:
         for revoked in (early, late):
             assert revoked.get("/audit").status_code == 401
         service: Desktops = http.app.state.desktops  # type: ignore[attr-defined]
-        deadline = now() + timedelta(seconds=20)
-        while not service.live.put("live:test", "x", {}, 60):
-            assert now() < deadline
+        wait_until(lambda: service.live.put("live:test", "x", {}, 60), "Redis is found again")
         for _ in range(2):  # the first asks PostgreSQL and fills Redis, the second asks Redis
             assert [revoked.get("/audit").status_code for revoked in (early, late)] == [401, 401]
         assert good.get("/audit").status_code == 200

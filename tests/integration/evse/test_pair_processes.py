@@ -192,7 +192,7 @@ def without_mdns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_who_is_not_found_is_named(pairs_with: PairsWith, without_mdns: None) -> None:
     pairs = pairs_with().start([0, 1])
     discover(pairs)
-    with pytest.raises(pytest.fail.Exception, match=r"Peer discovery timed out: .* has found \[\], not \['openevse-"):
+    with pytest.raises(AssertionError, match=r"Peer discovery timed out: .* has found \[\], not \['openevse-"):
         wait_until_all_found(pairs, seconds=0.5)
 
 

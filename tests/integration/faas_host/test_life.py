@@ -301,7 +301,7 @@ class TestKilled:
         for _ in range(5):
             with ThreadPoolExecutor(4) as threads:
                 pending = [threads.submit(self._try, host, ip) for _ in range(4)]
-                wait_until(lambda: bool(host.leftovers()["bundles"]), "one is being started")
+                wait_until(lambda: bool(host.leftovers()["bundles"]), "one is being started", pause=0.01)
                 host.stop(signal.SIGKILL)
                 for one in pending:
                     one.result()

@@ -404,7 +404,7 @@ class TestManyAtOnce:
         self, daemon: Daemon, disks: Overlays, spec: Callable[..., OverlaySpec], image: Path
     ) -> None:
         """Two adapters stand for two processes of the service."""
-        adapters = [disks, Overlays(daemon.folder / "disks", daemon.socket)]
+        adapters = [disks, Overlays(daemon.folder / "disks", daemon.socket, timeout=PATIENCE)]
         names = [f"machine-{number}-00000000" for number in range(1, 101)]
         with ThreadPoolExecutor(50) as pool:
             list(pool.map(lambda pair: adapters[pair[0] % 2].apply(spec(pair[1])), enumerate(names)))
@@ -427,7 +427,7 @@ class TestQmp:
             server.bind(str(path))
             server.listen()
             threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
-            with pytest.raises(AdapterError, match="it closed the connection"), Qmp(path, 5).talk(patience=0):
+            with pytest.raises(AdapterError, match="it closed the connection"), Qmp(path, PATIENCE).talk(patience=0):
                 pass
 
     def test_the_reply_to_a_client_that_was_killed_is_not_ours(self, tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ class TestQmp:
             server.bind(str(path))
             server.listen()
             threading.Thread(target=answer, args=[server], daemon=True).start()
-            with Qmp(path, 5).talk() as talk:
+            with Qmp(path, PATIENCE).talk() as talk:
                 assert talk.do("query-jobs") == "yours"
 
     def test_a_refusal_is_the_daemons_own_words(self, daemon: Daemon) -> None:

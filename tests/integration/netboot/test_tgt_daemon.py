@@ -95,7 +95,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def settings(daemon: Daemon, tmp_path: Path) -> Settings:
-    return Settings(tgt_socket=daemon.socket, state_dir=tmp_path, portal_ip="127.0.0.1", step_timeout_seconds=10)
+    return Settings(
+        tgt_socket=daemon.socket, state_dir=tmp_path, portal_ip="127.0.0.1", step_timeout_seconds=int(PATIENCE)
+    )
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from labyard.core.context import Caller, caller, set_caller
 from labyard.core.steps import Step, StepFailed, call, run_steps, undo_steps
+from labyard.testing.waiting import PATIENCE
 
 
 class World:
@@ -86,7 +87,7 @@ class TestRunSteps:
 class TestCall:
     def test_hands_on_the_result_and_the_context(self) -> None:
         set_caller(Caller(request_id="req-3"))
-        assert call(lambda: caller().request_id, 5) == "req-3"
+        assert call(lambda: caller().request_id, PATIENCE) == "req-3"
         set_caller(Caller())
 
     def test_hands_on_what_was_raised(self) -> None:
@@ -94,4 +95,4 @@ class TestCall:
             raise TimeoutError("the daemon said so")
 
         with pytest.raises(TimeoutError, match="the daemon said so"):
-            call(fail, 5)
+            call(fail, PATIENCE)

@@ -22,6 +22,7 @@ from labyard.netboot.adapters.kea import Kea, KeaRefused
 from labyard.netboot.adapters.kea_merge import MARK, mark_of, merge, same, split
 from labyard.netboot.adapters.reservations import BadReservations
 from labyard.netboot.settings import Settings
+from labyard.testing.waiting import PATIENCE
 
 SECURE = "boot/shim.efi"
 FOREIGN = {"hw-address": "52:54:00:00:00:50", "ip-address": "192.168.1.50", "hostname": "reserved"}
@@ -240,7 +241,7 @@ def kea(tmp_path: Path) -> Kea:
         Settings(
             kea_socket=tmp_path / "kea",
             dhcp_config=tmp_path / "kea.conf",
-            dhcp_timeout_seconds=2,
+            dhcp_timeout_seconds=PATIENCE,
             service_manager="none",
         )
     )

@@ -23,6 +23,7 @@ from labyard.core.adapter import AdapterError
 from labyard.netboot.adapters import redfish
 from labyard.netboot.adapters.power import Bmc, Untouched
 from labyard.netboot.adapters.redfish import RedfishPower
+from labyard.testing.waiting import PATIENCE
 
 SYSTEM = "/redfish/v1/Systems/1"
 RESET = f"{SYSTEM}/Actions/ComputerSystem.Reset"
@@ -93,7 +94,7 @@ def bmc() -> Iterator[Server]:
 
 @pytest.fixture
 def power() -> RedfishPower:
-    return RedfishPower(5)
+    return RedfishPower(PATIENCE)
 
 
 def at(server: Server, path: str = SYSTEM, password: str = "right") -> Bmc:

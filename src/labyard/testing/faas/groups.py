@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+from labyard.testing.waiting import wait_until
 
 MOUNTED = Path("/sys/fs/cgroup")
 _numbers = itertools.count()
@@ -35,15 +38,17 @@ class Groups:
     def close(self) -> None:
         """Kill what is in them, and remove them."""
         for folder in self.folders:
-            deadline = time.monotonic() + 10
-            while self._processes(folder) and time.monotonic() < deadline:
-                for pid in self._processes(folder):
-                    os.kill(pid, signal.SIGKILL)
-                time.sleep(0.01)
+            wait_until(partial(self._killed, folder), f"no process is left in {folder}")
             for path in sorted(folder.rglob("*/"), reverse=True):
                 if path.is_dir():
                     path.rmdir()
             folder.rmdir()
+
+    def _killed(self, folder: Path) -> bool:
+        for pid in self._processes(folder):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not self._processes(folder)
 
     @staticmethod
     def _processes(folder: Path) -> list[int]:

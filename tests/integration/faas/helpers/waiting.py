@@ -1,9 +1,10 @@
-"""Waiting for what takes its time: look often, end early, and say what was waited for."""
+"""Waiting until a condition is met, by the name that the document of functions gives it."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+
+from labyard.testing.waiting import wait_until
 
 
 def wait_for_condition(
@@ -16,9 +17,4 @@ def wait_for_condition(
 
     Seconds. AssertionError with `error_msg`, which may be a function that says what there was instead.
     """
-    deadline = time.monotonic() + timeout
-    while not condition_func():
-        if time.monotonic() > deadline:
-            what = error_msg if isinstance(error_msg, str) else error_msg()
-            raise AssertionError(f"{what} (within {timeout:g} s)")
-        time.sleep(interval)
+    wait_until(condition_func, error_msg, timeout, pause=interval)
