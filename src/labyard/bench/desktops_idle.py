@@ -17,10 +17,12 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Rest:
-    """What both took together: memory in MiB, processor in percent of one core."""
+    """What both took together: memory in MiB, processor in percent of one core. Network: bytes a second of their host,
+    to and from others, whoever it was."""
 
     mib: float
     cpu_pct: float
+    network: float
 
 
 @cache
@@ -32,15 +34,16 @@ def _rest(bench: Bench) -> Rest:
             raise MeasureError(f"the lab is in use, by {', '.join(busy)}: at rest it has no such")
         processes = _processes(stand)
         time.sleep(SETTLE)
-        before, began = _cpu_ticks(stand, processes), time.perf_counter()
+        before, sent_before, began = _cpu_ticks(stand, processes), network_bytes(stand), time.perf_counter()
         time.sleep(WATCHED)
         ticks, seconds = _cpu_ticks(stand, processes) - before, time.perf_counter() - began
+        sent = network_bytes(stand) - sent_before
         a_second = int(stand.on_host("getconf CLK_TCK"))
         memory = stand.on_host(f"grep -h ^VmRSS: {_files(processes, 'status')}")
     kib = [int(line.split()[1]) for line in memory.splitlines()]
-    rest = Rest(sum(kib) / KIB, 100 * ticks / a_second / seconds)
+    rest = Rest(sum(kib) / KIB, 100 * ticks / a_second / seconds, sent / seconds)
     each = ", ".join(f"{unit} {size / KIB:.0f} MiB" for unit, size in zip(UNITS, kib, strict=True))
-    bench.say(f"at rest: {each}; {rest.cpu_pct:.1f} % of a core in {seconds:.0f} s")
+    bench.say(f"at rest: {each}; {rest.cpu_pct:.1f} % of a core, {sent} bytes over the network in {seconds:.0f} s")
     return rest
 
 
@@ -63,6 +66,17 @@ def _cpu_ticks(stand: Stand, processes: list[str]) -> int:
     return sum(int(field) for line in lines for field in line.rpartition(")")[2].split()[11:15])
 
 
+def network_bytes(stand: Stand) -> int:
+    """Received and sent by the host so far, over all of its interfaces but the loopback."""
+    total = 0
+    for line in stand.on_host("cat /proc/net/dev").splitlines():
+        name, colon, numbers = line.partition(":")
+        if colon and name.strip() != "lo":
+            fields = numbers.split()
+            total += int(fields[0]) + int(fields[8])
+    return total
+
+
 def idle_mib(bench: Bench) -> float:
     """Resident memory of service and agent, in MiB."""
     return _rest(bench).mib
@@ -73,4 +87,13 @@ def idle_cpu(bench: Bench) -> float:
     return _rest(bench).cpu_pct
 
 
-MEASURES: dict[str, Measure] = {"desktops.idle_mib": idle_mib, "desktops.idle_cpu_pct": idle_cpu}
+def idle_network(bench: Bench) -> float:
+    """Bytes a second of their host: theirs are among them."""
+    return _rest(bench).network
+
+
+MEASURES: dict[str, Measure] = {
+    "desktops.idle_mib": idle_mib,
+    "desktops.idle_cpu_pct": idle_cpu,
+    "desktops.idle_network": idle_network,
+}

@@ -101,6 +101,7 @@ TARGETS: tuple[Target, ...] = (
     Target("desktops.concurrent_rdp", "", 10, "higher", "RDP servers started at once that run with a client each"),
     Target("desktops.idle_mib", "MiB", 300, "lower", "memory of service and agent at rest"),
     Target("desktops.idle_cpu_pct", "%", 5, "lower", "processor use of service and agent at rest, of one core"),
+    Target("desktops.idle_network", "B/s", None, "lower", "network use of their host at rest, to and from others"),
     Target("desktops.api_p95_ms", "ms", 100, "lower", "reads of all kinds, 100 a second, 95th percentile"),
     Target("desktops.usage_p95_ms", "ms", 200, "lower", "usage of nodes, 100 reads a second, 95th percentile"),
     Target("desktops.lists_per_s", "1/s", 500, "higher", "lists that 50 clients get, each as fast as it can"),

@@ -98,6 +98,12 @@ def test_servers_are_measured_and_gone(service: Desktops, tmp_path: Path, monkey
         assert stand.api.servers() == []
 
 
+def on_the_wire() -> int:
+    """Bytes received and sent by this machine so far, but for those of its loopback."""
+    counters = psutil.net_io_counters(pernic=True)
+    return sum(one.bytes_recv + one.bytes_sent for name, one in counters.items() if name != "lo")
+
+
 def test_rest_is_read_from_proc(service: Desktops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def here(_: desktops_stand.Stand, command: str) -> str:
         return subprocess.check_output(command, shell=True, text=True).strip()
@@ -110,7 +116,10 @@ def test_rest_is_read_from_proc(service: Desktops, tmp_path: Path, monkeypatch: 
     bench = Bench(tmp_path, tmp_path, print)
     assert desktops_idle.idle_mib(bench) == pytest.approx(memory / 2**20, rel=0.3)
     assert desktops_idle.idle_cpu(bench) > 0
+    assert desktops_idle.idle_network(bench) >= 0
     with desktops_stand.stand_of(bench) as stand:
+        before, read, after = on_the_wire(), desktops_idle.network_bytes(stand), on_the_wire()
+        assert before <= read <= after
         stand.api.create_server(desktops_stand.SERVER | {"name": "a person's"})
         stand.start(stand.api.server("a person's"))
     with pytest.raises(MeasureError, match="in use, by a person's"):

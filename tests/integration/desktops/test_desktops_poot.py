@@ -136,6 +136,26 @@ class TestSubmission:
         assert code(operator.post("/poot/submit", json=replay)) == (409, "POOT_REPLAY")
         assert operator.get(f"/poot/nodes/{node}/statistics").json()["total_poot"] == 1
 
+    def test_a_nonce_counts_once_before_a_node_is_registered_and_after(
+        self, operator: Caller, submit: Callable[..., str]
+    ) -> None:
+        submit(nonce="by name", node_id="early bird")
+        submit(nonce="by id", node_id="node_early")
+        node = operator.post("/nodes", json=node_like(name="early bird", node_id="node_early"))
+        assert node.status_code == 201, node.text
+        submit(nonce="registered", node_id="early bird")
+
+        def check_replayed(nonce: str, *names: str) -> None:
+            for name in names:
+                answer = operator.post("/poot/submit", json=poot_like(node_id=name, nonce=nonce))
+                assert code(answer) == (409, "POOT_REPLAY"), (name, nonce)
+
+        both = ("early bird", "node_early")
+        check_replayed("by name", *both)
+        check_replayed("by id", *both)
+        assert operator.delete("/nodes/node_early").status_code == 204
+        check_replayed("registered", *both)
+
     def test_registered_nodes_only_when_told_so(self, make_http: Callable[..., TestClient], operator: Caller) -> None:
         strict = Caller(make_http(poot_require_registered_node=True), operator.token)
         assert code(strict.post("/poot/submit", json=poot_like())) == (400, "VALIDATION_FAILED")

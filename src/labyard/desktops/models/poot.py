@@ -55,7 +55,8 @@ class Poot(Versioned, Base):
 
 
 class PootNonce(Base):
-    """A node's nonce counts once for at least twice the freshness window."""
+    """A node's nonce counts once for at least twice the freshness window. `subject_id`: an id of the node, or its name;
+    there is a row for each."""
 
     __tablename__ = "poot_nonces"
 

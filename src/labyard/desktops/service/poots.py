@@ -93,9 +93,12 @@ class Poots:
             session_id=body.session_id, timestamp=body.at, output_hash=digest, output_bytes=size_of(body.output_data),
             status=PootStatus.SUBMITTED, flags=flags, submitted_by=who.subject, submitted_at=moment,
         )  # fmt: skip
-        nonce = {"subject_id": subject, "nonce": body.nonce, "poot_id": poot.poot_id, "expires_at": moment + NONCE_KEPT}
-        first = insert(PootNonce).values(nonce).on_conflict_do_nothing().returning(PootNonce.nonce)
-        if session.scalar(first) is None:
+        # Under each of the node's names: the one that was sent is the same before it is registered and once it is gone.
+        called = sorted({subject, body.node_id} | ({node.name} if node else set()))
+        nonce = {"nonce": body.nonce, "poot_id": poot.poot_id, "expires_at": moment + NONCE_KEPT}
+        nonces = insert(PootNonce).values([{"subject_id": name, **nonce} for name in called])
+        first = session.scalars(nonces.on_conflict_do_nothing().returning(PootNonce.subject_id)).all()
+        if len(first) < len(called):
             raise Refusal("POOT_REPLAY", "This nonce was used before for this node")
         session.add(poot)
         session.flush()

@@ -117,10 +117,11 @@ class PeerLink:
             self._looking = asyncio.create_task(self._look_quietly())
 
     async def _pause(self, seconds: float) -> None:
-        self._retry.clear()
         ends = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self._retry.wait())]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            # Not before: it may come back while an attempt is failing that began before.
+            self._retry.clear()
         finally:
             for end in ends:
                 end.cancel()

@@ -7,6 +7,7 @@ import structlog
 from labyard.core.adapter import AdapterError
 from labyard.core.errors import invalid
 from labyard.core.secretbox import SecretBox
+from labyard.core.steps import call
 from labyard.netboot.adapters.power import Bmc, PowerBackend, Untouched
 from labyard.netboot.models import Machine
 from labyard.netboot.settings import Settings
@@ -40,6 +41,15 @@ class Power:
         """AdapterError."""
         self._backend.off(self._bmc(machine))
 
+    def try_off(self, machine: Machine) -> str:
+        """Why it could not be switched off; empty when it is off. A BMC that fails keeps nobody from going on."""
+        try:
+            call(lambda: self.off(machine), self.step_seconds)
+        except (AdapterError, TimeoutError) as error:
+            log.warning("machine not switched off", machine=machine.name, reason=str(error))
+            return str(error)
+        return ""
+
     def _bmc(self, machine: Machine) -> Bmc:
         if not machine.bmc_url:
             raise Untouched(f"machine {machine.name} has no bmc_url any more")
@@ -68,11 +78,5 @@ class Cycle:
             raise
 
     def undo(self) -> None:
-        """A BMC that fails keeps nobody from undoing the rest; it is told instead."""
-        if not self._touched:
-            return
-        try:
-            self._power.off(self._machine)
-        except AdapterError as error:
-            self.left_on = str(error)
-            log.warning("machine not switched off", machine=self._machine.name, reason=self.left_on)
+        if self._touched:
+            self.left_on = self._power.try_off(self._machine)

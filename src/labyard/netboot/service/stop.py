@@ -7,22 +7,18 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from sqlalchemy import update
 
 from labyard.core import audit
-from labyard.core.adapter import AdapterError
 from labyard.core.clock import now
 from labyard.core.coalesce import Coalesced
 from labyard.core.errors import ServiceError
 from labyard.core.models import AuditLog, Severity
-from labyard.core.steps import Step, call, run_all
+from labyard.core.steps import Step, run_all
 from labyard.netboot.models import RUNNING, BootSession, Machine, SessionStatus, StopPower, Target, TargetStatus
 from labyard.netboot.service.provision import DHCP, ISCSI, POWER, STORAGE, TFTP
 from labyard.netboot.service.sessions import Parts, Sessions
 from labyard.netboot.service.shared import Shared
-
-log = structlog.get_logger(__name__)
 
 ACTIONS = {SessionStatus.STOPPED: "session_stopped", SessionStatus.TIMEOUT: "session_timeout"}
 
@@ -112,11 +108,8 @@ class Stops:
         trouble: list[str] = []
 
         def switch_off() -> None:
-            try:
-                call(lambda: self._power.off(machine), self._power.step_seconds)
-            except (AdapterError, TimeoutError) as error:
-                trouble.append(str(error))
-                log.warning("machine not switched off", machine=machine.name, reason=str(error))
+            if reason := self._power.try_off(machine):
+                trouble.append(reason)
 
         # It never fails, so that a BMC that does not answer does not keep the rest from being taken away.
         off = Step("stop_power", switch_off, None, POWER, 2 * self._power.step_seconds)

@@ -12,6 +12,7 @@ from labyard.testing.evse.settings import Ports
 ENVIRONMENT = {"WEB_PORT": "8080", "SERIAL_MODE": "tcp", "SERIAL_TCP_PORT": "8023"}
 NETWORK = "labyard-evse-emulators"
 LABELS = {"labyard": "evse-emulator"}
+OURS = {"label": [f"{name}={value}" for name, value in LABELS.items()]}
 GRACE = 2  # s until the engine kills it
 
 
@@ -54,7 +55,7 @@ class Containers:
             with contextlib.suppress(_errors().NotFound):
                 container.stop(timeout=GRACE)
                 container.remove(force=True)
-        for network in self._engine.networks.list(filters={"label": "labyard=evse-emulator"}):
+        for network in self._engine.networks.list(filters=OURS):
             with contextlib.suppress(_errors().APIError):  # other pairs are in it
                 network.remove()
         return bool(found)

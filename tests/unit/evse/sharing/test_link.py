@@ -54,3 +54,27 @@ async def test_it_is_tried_at_once_when_it_has_come_back() -> None:
             assert nobody.attempts == attempts
         await settle()
         assert nobody.attempts == 3, "only then"
+
+
+class Slow(Nobody):
+    """Each attempt fails only when `fail` is set."""
+
+    def __init__(self) -> None:
+        self.fail = asyncio.Event()
+
+    async def where(self, peer: Peer) -> tuple[str, str]:
+        self.attempts += 1
+        await self.fail.wait()
+        raise CallError("it is nowhere")
+
+
+async def test_one_that_comes_back_while_an_attempt_is_failing_is_tried_again_at_once() -> None:
+    nobody, clock = Slow(), Clock()
+    clock.set("manual")
+    async with running(nobody, clock) as link:
+        link.retry()
+        nobody.fail.set()
+        await settle()
+        assert nobody.attempts == 2
+        await settle()
+        assert nobody.attempts == 2, "only once"
