@@ -24,4 +24,6 @@ def _build(settings: Settings) -> FastAPI:
         sys.exit(3)
 
 
+# Many threads read, pull and measure beside the event loop, which waits for its turn with each answer.
+sys.setswitchinterval(0.001)
 serve(Settings, _build, secure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -120,3 +120,6 @@ class FakeAgents:
 
     def hosts(self, node_id: str) -> bool:
         return node_id == "node_local"
+
+    def hosting(self, node_ids: Collection[str]) -> set[str]:
+        return {"node_local"} & set(node_ids)

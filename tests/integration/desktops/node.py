@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -87,6 +87,9 @@ class OneNode:
 
     def hosts(self, node_id: str) -> bool:
         return False  # nobody else is to ask it
+
+    def hosting(self, node_ids: Collection[str]) -> set[str]:
+        return set()
 
 
 @dataclass

@@ -133,6 +133,27 @@ class TestRegistration:
         assert operator.get("/nodes/pools/pool_workers/statistics").json()["active_nodes"] == 10
 
 
+class TestLists:
+    def test_many_at_once_see_what_they_have_made_and_are_told_their_own(self, operator: Caller) -> None:
+        def made_and_listed(number: int) -> tuple[bool, str, str]:
+            name = f"node {number}"
+            assert operator.post("/nodes", json=node_like(name=name)).status_code == 201
+            answer = operator.get("/nodes", headers={"X-Request-ID": name.replace(" ", "-")})
+            found = name in [node["name"] for node in answer.json()["nodes"]]
+            return found, answer.headers["X-Request-ID"], answer.headers["X-RateLimit-Remaining"]
+
+        with ThreadPoolExecutor(10) as threads:
+            seen = list(threads.map(made_and_listed, range(30)))
+        assert [(found, asked) for found, asked, _ in seen] == [(True, f"node-{number}") for number in range(30)]
+        assert len({remaining for _, _, remaining in seen}) > 1  # each was counted
+
+    def test_a_wrong_question_is_wrong_for_all(self, steady: Caller) -> None:
+        with ThreadPoolExecutor(10) as threads:
+            answers = list(threads.map(lambda _: steady.get("/nodes?limit=0"), range(20)))
+        assert {answer.status_code for answer in answers} == {400}
+        assert len({answer.json()["error"]["request_id"] for answer in answers}) == 20
+
+
 class TestLife:
     def test_from_start_to_delete(self, operator: Caller, node: str) -> None:
         started = operator.post(f"/nodes/{node}/start")

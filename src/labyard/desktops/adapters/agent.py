@@ -6,7 +6,7 @@ never passed on. What is refused by the agent itself (no such server, a start th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -211,6 +211,9 @@ class Agents(Protocol):
     def hosts(self, node_id: str) -> bool:
         """Whether the node has an agent at all, reachable or not."""
 
+    def hosting(self, node_ids: Collection[str]) -> set[str]:
+        """Those of the nodes that have one."""
+
 
 class NoAgents:
     """A service without agents: its nodes are declared only, and host nothing."""
@@ -220,3 +223,6 @@ class NoAgents:
 
     def hosts(self, node_id: str) -> bool:
         return False
+
+    def hosting(self, node_ids: Collection[str]) -> set[str]:
+        return set()

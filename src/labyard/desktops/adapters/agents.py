@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 from sqlalchemy import select
@@ -47,6 +48,11 @@ class KnownAgents:
 
     def hosts(self, node_id: str) -> bool:
         return self._address(node_id) is not None
+
+    def hosting(self, node_ids: Collection[str]) -> set[str]:
+        with self._database.read() as session:
+            found = set(session.scalars(select(Agent.node_id).where(Agent.node_id.in_(node_ids)))) - {LOCAL_NODE}
+        return found | {LOCAL_NODE} & set(node_ids) if self._socket else found
 
     def close(self) -> None:
         with self._lock:

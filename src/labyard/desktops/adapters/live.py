@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -147,15 +147,16 @@ class Live:
         text: Any = self._do(lambda: self._redis.get(self.key(kind, name)))
         return json.loads(text) if text else None
 
-    def push(self, kind: str, name: str, value: Mapping[str, Any], keep: int, seconds: int) -> bool:
-        """Add to a list of the `keep` newest, which goes after `seconds` without another."""
+    def push(self, kind: str, names: Iterable[str], value: Mapping[str, Any], keep: int, seconds: int) -> bool:
+        """Add to lists of the `keep` newest, each of which goes after `seconds` without another."""
 
         def add() -> Any:
-            key = self.key(kind, name)
+            text = json.dumps(value)
             with self._redis.pipeline() as pipe:
-                pipe.lpush(key, json.dumps(value))
-                pipe.ltrim(key, 0, keep - 1)
-                pipe.expire(key, seconds)
+                for key in (self.key(kind, name) for name in names):
+                    pipe.lpush(key, text)
+                    pipe.ltrim(key, 0, keep - 1)
+                    pipe.expire(key, seconds)
                 return pipe.execute()
 
         return self._do(add) is not None

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from fastapi.concurrency import run_in_threadpool
 
+from labyard.desktops import roles
 from labyard.desktops.api.deps import Admin, Anyone, NodeOperator, NodeReader, NodeReporter, Service
-from labyard.desktops.api.routes import guarded
+from labyard.desktops.api.routes import guarded, shared
 from labyard.desktops.errors import Refusal
 from labyard.desktops.fields import Duration, Line
 from labyard.desktops.models import Node, NodeStatus
@@ -106,6 +107,7 @@ def register(who: NodeOperator, service: Service, body: NodeIn) -> dict[str, Any
 
 
 @router.get("", response_model=NodesOut)
+@shared(roles.NODE_READ)
 def list_nodes(
     who: NodeReader,
     service: Service,
@@ -175,12 +177,14 @@ def move(who: NodeOperator, node_id: NodeId, service: Service, body: PoolChoice)
 
 
 @router.get("/{node_id}/usage", response_model=NodeUsageOut)
+@shared(roles.NODE_READ)
 def usage(who: NodeReader, node_id: NodeId, service: Service) -> dict[str, Any]:
     """What the node uses now: `source` says who measured. 409 while it is not active."""
     return {"node_id": node_id, **samples.shown(service.node_usage.current(node_id))}
 
 
 @router.get("/{node_id}/usage/history", response_model=UsageHistoryOut)
+@shared(roles.NODE_READ)
 def usage_history(
     who: NodeReader, node_id: NodeId, service: Service, duration: Duration = timedelta(hours=1)
 ) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from fastapi.concurrency import run_in_threadpool
 
-from labyard.desktops import names
+from labyard.desktops import names, roles
 from labyard.desktops.api.deps import (
     Admin,
     Anyone,
@@ -19,7 +19,7 @@ from labyard.desktops.api.deps import (
     Service,
     WithdrawalReader,
 )
-from labyard.desktops.api.routes import guarded
+from labyard.desktops.api.routes import guarded, shared
 from labyard.desktops.errors import Refusal
 from labyard.desktops.fields import Line
 from labyard.desktops.models import OperationalRecord, Payout, Poot, PootStatus, Withdrawal
@@ -105,6 +105,7 @@ def statistics(who: NodeReader, service: Service) -> dict[str, Any]:
 
 
 @router.get("/history", response_model=PootHistoryOut)
+@shared(roles.NODE_READ)
 def history(who: NodeReader, service: Service, page: Paging, node_id: Word = None) -> dict[str, Any]:
     """Newest first."""
     found, total = service.poots.history(page, node_id)

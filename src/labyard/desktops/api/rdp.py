@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from fastapi import Body, Depends, Query
 from fastapi.concurrency import run_in_threadpool
 
+from labyard.desktops import roles
 from labyard.desktops.api.deps import Anyone, RdpReader, RdpUser, Service
-from labyard.desktops.api.routes import guarded
+from labyard.desktops.api.routes import guarded, shared
 from labyard.desktops.fields import Duration, Line
 from labyard.desktops.models import RdpStatus
 from labyard.desktops.paging import Paging
@@ -54,6 +55,7 @@ def create(who: RdpUser, service: Service, body: RdpIn) -> dict[str, Any]:
 
 
 @router.get("", response_model=ServersOut)
+@shared(roles.RDP_SEE_ALL)
 def list_servers(
     who: RdpReader,
     service: Service,
@@ -124,12 +126,14 @@ def test_connection(
 
 
 @router.get("/{server_id}/usage", response_model=ServerUsageOut)
+@shared(roles.RDP_SEE_ALL)
 def usage(who: RdpReader, server_id: ServerId, service: Service) -> dict[str, Any]:
     """cpu in percent of one core, networks in bytes per second. 409 while it does not run."""
     return {"server_id": server_id, **samples.shown(service.rdp_usage.current(server_id))}
 
 
 @router.get("/{server_id}/usage/history", response_model=ServerUsageHistoryOut)
+@shared(roles.RDP_SEE_ALL)
 def usage_history(
     who: RdpReader, server_id: ServerId, service: Service, duration: Duration = timedelta(hours=1)
 ) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -13,15 +13,18 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from labyard.core.errors import ServiceError
+from labyard.core.together import Together
 from labyard.desktops.api.answers import from_error
 from labyard.desktops.api.gate import Gate
 from labyard.desktops.api.json_body import LateJson
 from labyard.desktops.errors import invalid
-from labyard.desktops.roles import Principal
+from labyard.desktops.roles import Principal, Roles
 from labyard.desktops.schemas.access import ErrorOut
 from labyard.desktops.service.idempotency import Idempotency, Stored
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+SHARED = "shared_by"
 MAX_KEY = 128
 # Answers that are kept for an Idempotency-Key. Others are asked for anew.
 KEPT = {200, 201, 202, 204, 400, 404, 409}
@@ -47,16 +50,34 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 _bearer = HTTPBearer(auto_error=False, bearerFormat="JWT", description="The access_token of POST /auth/token.")
 
 
+def shared(roles: Roles) -> Callable[[Endpoint], Endpoint]:
+    """Marks what reads only, and answers all callers with one of these roles alike: those who ask for the same at the
+    same time share an answer."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, SHARED, roles)
+        return endpoint
+
+    return mark
+
+
 class Guarded(APIRoute):
     """Admits the caller before FastAPI looks at anything else, and keeps first answers."""
 
     def get_route_handler(self) -> Handler:
         handler: Handler = super().get_route_handler()
+        sharers: Roles = getattr(self.endpoint, SHARED, frozenset())
+        together: Together[Response] = Together()
 
         async def guarded(request: Request) -> Response:
             gate: Gate = request.app.state.gate
             request = LateJson(request.scope, request.receive)
             request.state.principal = await gate.admit(request)
+            if request.state.principal.may(sharers):
+                asked = (request.url.path, request.scope["query_string"])
+                answer = await together(asked, lambda: handler(request))
+                # Its headers are the caller's own.
+                return Response(answer.body, answer.status_code, media_type=answer.media_type)
             key = request.headers.get("idempotency-key")
             if key is None or request.method != "POST":
                 return await handler(request)

@@ -8,8 +8,9 @@ from fastapi import Depends, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
+from labyard.desktops import roles
 from labyard.desktops.api.deps import Anyone, Service, SessionManager, SessionOperator, SessionReader
-from labyard.desktops.api.routes import guarded
+from labyard.desktops.api.routes import guarded, shared
 from labyard.desktops.fields import Line
 from labyard.desktops.models import SessionStatus
 from labyard.desktops.paging import Paging
@@ -51,6 +52,7 @@ def create(who: SessionOperator, service: Service, body: SessionIn) -> dict[str,
 
 
 @router.get("", response_model=SessionsOut)
+@shared(roles.SESSION_SEE_ALL)
 def list_sessions(
     who: SessionReader,
     service: Service,

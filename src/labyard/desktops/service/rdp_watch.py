@@ -54,8 +54,8 @@ class RdpWatch:
             nodes = list(session.scalars(select(Node.node_id).where(Node.status == NodeStatus.ACTIVE)))
         for server in servers:
             self._submit(f"server {server.server_id}", self._look_at, server)
-        for node_id in nodes:
-            if self._agents.hosts(node_id) and self._due(node_id, "reconcile", RECONCILE):
+        for node_id in self._agents.hosting(nodes):
+            if self._due(node_id, "reconcile", RECONCILE):
                 self._submit(f"node {node_id}", self.reconcile, node_id)
         self._usage.alerts.keep_only({server.server_id for server in servers})
         living = {server.server_id for server in servers} | set(nodes)
@@ -71,7 +71,7 @@ class RdpWatch:
                 self._lost(agent, server, status)
                 return
         usage = agent.server_usage(server.server_id)
-        self._usage.samples.put_live(server.server_id, usage)
+        self._usage.samples.put_live([server.server_id], usage)
         store = self._due(server.server_id, "store", STORE)
         with self._database.transaction() as session:
             self._usage.note_connections(session, server.server_id, usage.detail.get("connections", ()))

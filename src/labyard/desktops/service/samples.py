@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,8 +32,9 @@ class Samples:
         self._kind = kind
         self._kept = kept
 
-    def put_live(self, subject_id: str, usage: Usage) -> None:
-        self._live.push(f"live:{self._kind}", subject_id, asdict(usage), LIVE_KEPT, LIVE_SECONDS)
+    def put_live(self, subject_ids: Iterable[str], usage: Usage) -> None:
+        """What was measured of these now."""
+        self._live.push(f"live:{self._kind}", subject_ids, vars(usage), LIVE_KEPT, LIVE_SECONDS)
 
     def newest_live(self, subject_id: str) -> Usage | None:
         """None when there is none, or Redis is away."""
@@ -42,7 +42,7 @@ class Samples:
         return Usage(**found[0]) if found else None
 
     def store(self, session: Session, subject_id: str, usage: Usage) -> None:
-        row = {"kind": self._kind, "subject_id": subject_id, **asdict(usage), "at": parse_time(usage.at)}
+        row = {"kind": self._kind, "subject_id": subject_id, **vars(usage), "at": parse_time(usage.at)}
         session.execute(insert(UsageSample).values(row).on_conflict_do_nothing())
 
     def history(self, subject_id: str, duration: timedelta) -> list[Usage]:
@@ -83,7 +83,7 @@ def from_row(row: UsageSample) -> Usage:
 
 def shown(usage: Usage) -> dict[str, Any]:
     """As answers have it. `shared` when it was measured of the service's host and not of the node."""
-    values: dict[str, Any] = asdict(usage)
+    values = dict(vars(usage))
     values["timestamp"] = parse_time(values.pop("at"))
     values["shared"] = bool(usage.detail.get("shared"))
     return values

@@ -35,6 +35,10 @@ class NodeUsage:
         """Now. AgentError where the node has an agent that does not answer."""
         if self._agents.hosts(node_id):
             return self._agents.of(node_id).metrics()
+        return self.of_host()
+
+    def of_host(self) -> Usage:
+        """Of the service's own host, now."""
         usage = self._meter.sample(HOST)
         return replace(usage, detail={**usage.detail, "shared": True})
 
@@ -48,7 +52,7 @@ class NodeUsage:
 
     def store(self, session: Session, node_id: str, usage: Usage) -> None:
         self.samples.store(session, node_id, usage)
-        self.samples.put_live(node_id, usage)
+        self.samples.put_live([node_id], usage)
 
     def judge(self, node_id: str, hardware: Mapping[str, Any], usage: Usage) -> None:
         self.alerts.judge(

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 HEARTBEAT = 30.0  # seconds between questions to an agent whether it is there
 TIDY = 600.0  # seconds
 WORKERS = 8
+DECLARED = "without agents"  # in place of a node's id: all that are measured of the service's host
 
 
 class Leader:
@@ -126,11 +127,12 @@ class Watch:
                 Node.status.in_((NodeStatus.ACTIVE, NodeStatus.UNREACHABLE))
             )
             found = session.execute(query).all()
+        hosting = self._shared.agents.hosting([row.node_id for row in found])
         for row in found:
-            running = self._running.get(row.node_id)
-            # An agent that hangs keeps one worker; it is asked again when it has answered or failed.
-            if running is None or running.done():
-                self._running[row.node_id] = self._pool.submit(self._one, row.node_id, row.status, row.hardware_info)
+            if row.node_id in hosting:
+                self._submit(row.node_id, self._look, row)
+        declared = [row for row in found if row.node_id not in hosting and row.status == NodeStatus.ACTIVE]
+        self._submit(DECLARED, self._look_at_host, declared)
         self._usage.alerts.keep_only({row.node_id for row in found})
         self._life.lose_silent()
         for work in self._more:
@@ -140,31 +142,49 @@ class Watch:
             for tidy in (self._make_partitions, self._usage.samples.drop_old, *self._tidy):
                 tidy()
 
-    def _one(self, node_id: str, status: str, hardware: dict[str, Any]) -> None:
-        try:
-            self._look(node_id, status, hardware)
-        except AdapterError as error:
-            log.info("no sample", node=node_id, error=str(error))
-        except SQLAlchemyError as error:
-            log.warning("sample not stored", node=node_id, error=type(error).__name__)
-        except Exception:
-            log.exception("sampling failed", node=node_id)
+    def _submit(self, name: str, work: Callable[[Any], None], subject: Any) -> None:
+        running = self._running.get(name)
+        # An agent that hangs keeps one worker; it is asked again when it has answered or failed.
+        if running is None or running.done():
+            self._running[name] = self._pool.submit(self._quietly, name, work, subject)
 
-    def _look(self, node_id: str, status: str, hardware: dict[str, Any]) -> None:
+    def _quietly(self, name: str, work: Callable[[Any], None], subject: Any) -> None:
+        try:
+            work(subject)
+        except AdapterError as error:
+            log.info("no sample", node=name, error=str(error))
+        except SQLAlchemyError as error:
+            log.warning("sample not stored", node=name, error=type(error).__name__)
+        except Exception:
+            log.exception("sampling failed", node=name)
+
+    def _look(self, row: Any) -> None:
+        """At a node with an agent."""
         moment = time.monotonic()
-        if self._shared.agents.hosts(node_id) and moment - self._asked.get(node_id, -HEARTBEAT) >= HEARTBEAT:
-            self._life.met(node_id, self._shared.agents.of(node_id).ping())
-            self._life.heartbeat(node_id, now())
-            self._asked[node_id] = moment
-        if status != NodeStatus.ACTIVE:
-            return
-        usage: Usage = self._usage.measure(node_id)
-        self._usage.samples.put_live(node_id, usage)
-        if moment - self._stored.get(node_id, -1e9) >= self._shared.settings.node_store_interval:
+        if moment - self._asked.get(row.node_id, -HEARTBEAT) >= HEARTBEAT:
+            self._life.met(row.node_id, self._shared.agents.of(row.node_id).ping())
+            self._life.heartbeat(row.node_id, now())
+            self._asked[row.node_id] = moment
+        if row.status == NodeStatus.ACTIVE:
+            self._take([row], self._shared.agents.of(row.node_id).metrics())
+
+    def _look_at_host(self, rows: Sequence[Any]) -> None:
+        """For nodes without an agent: one reading for all, by one thread, so that requests go on beside it."""
+        if rows:
+            self._take(rows, self._usage.of_host())
+
+    def _take(self, rows: Sequence[Any], usage: Usage) -> None:
+        """A sample of these nodes."""
+        self._usage.samples.put_live([row.node_id for row in rows], usage)
+        moment, interval = time.monotonic(), self._shared.settings.node_store_interval
+        due = [row.node_id for row in rows if moment - self._stored.get(row.node_id, -1e9) >= interval]
+        if due:
             with self._shared.database.transaction() as session:
-                self._usage.samples.store(session, node_id, usage)
-            self._stored[node_id] = moment
-        self._usage.judge(node_id, hardware, usage)
+                for node_id in due:
+                    self._usage.samples.store(session, node_id, usage)
+            self._stored.update(dict.fromkeys(due, moment))
+        for row in rows:
+            self._usage.judge(row.node_id, row.hardware_info, usage)
 
     def _make_partitions(self) -> None:
         with self._shared.database.transaction() as session:

@@ -49,9 +49,9 @@ class Life:
         self._network = parts.network
         self.files = Files(settings, parts.accounts)
 
-    def begin(self, place: Place, spec: ServerSpec) -> Made:
-        """Runs, with a desktop, and its port negotiates. AdapterError, NegotiationError, OSError: what was begun is
-        there, and `end` ends it."""
+    def begin(self, place: Place, spec: ServerSpec, listening: Callable[[Made], None]) -> Made:
+        """Runs, with a desktop, and its port negotiates. `listening` is called when its daemons are up, before the
+        desktop is. AdapterError, NegotiationError, OSError: what was begun is there, and `end` ends it."""
         until = time.monotonic() + self._settings.rdp_start_timeout
         made = self.files.write(place, spec)
         self.files.clean(place, spec.port)
@@ -64,6 +64,7 @@ class Life:
                 raise AdapterError(f"port {port} is taken by another program")
             self._units.start(place.hex, service)
             self._wait(until, f"{service} to listen on port {port}", partial(listens, port), place)
+        listening(made)
         reasons |= self._units.enforced(place.hex, limits)
         answer = probing.ask(place, made, spec.account, spec.password)
         if answer.display is None:

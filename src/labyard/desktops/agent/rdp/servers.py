@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class Servers:
                 return self._status(place)
             try:
                 self._end(place)
-                made = self._life.begin(place, spec)
+                # Measured from here on: who asks as soon as it runs need not wait for a second reading.
+                self._life.begin(place, spec, partial(self._measure, place))
             except (AdapterError, NegotiationError, OSError) as error:
                 lines = self._life.said(place)
                 log.error("a server did not start", server=spec.server_id, reason=str(error), log=lines)
@@ -85,7 +87,6 @@ class Servers:
                 except (AdapterError, OSError) as trouble:
                     log.error("what was started does not end", server=spec.server_id, reason=str(trouble))
                 raise AgentRefused(f"the server did not start: {error}", START_FAILED, lines) from None
-            self._measure(place, made)
             return self._status(place)
 
     def stop(self, server_id: str) -> ServerStatus:

@@ -19,6 +19,7 @@ from labyard.desktops.service.sessions.parts import Parts
 from labyard.desktops.service.sessions.shared import WORKING, locked
 from labyard.desktops.service.sessions.starts import Starts
 
+PULL = 0.2  # seconds between two looks for a segment that is due
 LOOK = 1.0  # seconds between two questions how the recorder is
 
 # Why a recording ended, when nobody asked for it.
@@ -47,13 +48,15 @@ class Followed(Protocol):
 
 
 class Follower:
-    """Pulls, looks after the recorder, ends the recording when it must."""
+    """Pulls, looks after the recorder, ends the recording when it must. `pause` is how long to wait before the next
+    step, in seconds."""
 
     def __init__(self, recordings: Followed, session_id: str) -> None:
         self._recordings = recordings
         self._parts = recordings.parts
         self._session_id = session_id
         self._looked = 0.0
+        self.pause = PULL
         self._troubled: float | None = None  # since when the node or the display does not answer
 
     def step(self) -> bool:
@@ -89,7 +92,9 @@ class Follower:
         intake = self._recordings.intake(row)
         try:
             agent = self._agent(row)
-            intake.pull(agent)
+            # The next one is a slice away; where several had come, or none, it is due. Every look costs two processes.
+            early = self._parts.settings.session_slice - PULL
+            self.pause = max(PULL, early) if intake.pull(agent) == 1 else PULL
             if time.monotonic() - self._looked < LOOK:
                 return intake.full
             self._looked = time.monotonic()

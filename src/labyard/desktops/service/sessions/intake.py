@@ -169,9 +169,8 @@ class Intake:
             )
         )
         session.flush()
-        stages.done(session, self._plan.session_id, RECORDING, Work(time_ms=segment.duration_ms))
-        stages.done(session, self._plan.session_id, PROCESSING, made.work)
-        stages.done(session, self._plan.session_id, STORAGE, work)
+        works = {RECORDING: Work(time_ms=segment.duration_ms), PROCESSING: made.work, STORAGE: work}
+        stages.done(session, self._plan.session_id, works)
 
     def _retried(self, stage: str, step: Callable[[], T]) -> T:
         """Three attempts. NotCommitted with the last one's reason; only a full disk is STORAGE_FULL."""

@@ -26,7 +26,7 @@ from labyard.desktops.moments import as_text, now_text
 from labyard.desktops.roles import Principal
 from labyard.desktops.service.sessions import stages
 from labyard.desktops.service.sessions.binding import AUTO
-from labyard.desktops.service.sessions.follower import Follower
+from labyard.desktops.service.sessions.follower import PULL, Follower
 from labyard.desktops.service.sessions.intake import Intake, Plan
 from labyard.desktops.service.sessions.parts import Parts
 from labyard.desktops.service.sessions.seal import anchoring, seal
@@ -36,7 +36,6 @@ from labyard.desktops.service.sessions.statistics import statistics
 
 log = structlog.get_logger(__name__)
 
-PULL = 0.2  # seconds between two looks for segments
 RETRY = 2.0  # seconds before what failed is tried again
 JOIN = 10.0  # seconds that a thread gets to end
 GIB = 2**30
@@ -300,7 +299,7 @@ class Recordings:
             try:
                 if not follower.step():
                     break
-                pause = PULL
+                pause = follower.pause
             except (SQLAlchemyError, Refusal, AgentError) as error:
                 log.warning("a recording waits", session=session_id, reason=str(error))
                 pause = RETRY

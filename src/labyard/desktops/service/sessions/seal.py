@@ -47,7 +47,7 @@ def seal(session: Session, row: DeskSession, ledger: Ledger, ended_at: datetime)
         row.manifest = manifest
         row.status = SessionStatus.STOPPED
         row.anchoring_status = "anchored"
-    stages.done(session, row.session_id, ANCHORING, work)
+    stages.done(session, row.session_id, {ANCHORING: work})
     stages.enter(session, row.session_id, stages.STOPPED)
     session.flush()
     # As they are now: a server's samples go with the server.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import BigInteger, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from labyard.core.clock import now
@@ -21,6 +21,24 @@ from labyard.desktops.models import DeskSession, SessionError, SessionStage, Ses
 RECORDING, PROCESSING, STORAGE, ANCHORING = STAGES = ("recording", "processing", "storage", "anchoring")
 INACTIVE, ACTIVE, PAUSED, ERROR, STOPPED = "inactive", "active", "paused", "error", "stopped"
 MAX_RETRIES = 3
+
+
+# By the table and not by the model: it is run for every chunk.
+_DONE = (
+    update(SessionStage.__table__)  # type: ignore[arg-type]
+    .where(SessionStage.session_id == bindparam("of"), SessionStage.stage_name == bindparam("name"))
+    .values(
+        items_processed=SessionStage.items_processed + 1,
+        processing_time_ms=SessionStage.processing_time_ms + bindparam("time"),
+        cpu_time_ms=SessionStage.cpu_time_ms + bindparam("cpu"),
+        # NULL is passed over.
+        memory_bytes=func.greatest(SessionStage.memory_bytes, bindparam("memory", type_=BigInteger)),
+        last_processed=bindparam("moment"),
+        status=ACTIVE,
+        error_message=None,
+        retry_count=0,
+    )
+)
 
 
 @dataclass
@@ -52,20 +70,15 @@ def enter(session: Session, session_id: str, status: str, stages: Sequence[str] 
     session.execute(_of(session_id, stages).values(status=status))
 
 
-def done(session: Session, session_id: str, stage: str, work: Work, items: int = 1) -> None:
-    """One item more. A stage that was in error works again."""
-    values: dict[str, Any] = {
-        "items_processed": SessionStage.items_processed + items,
-        "processing_time_ms": SessionStage.processing_time_ms + work.time_ms,
-        "cpu_time_ms": SessionStage.cpu_time_ms + work.cpu_ms,
-        "last_processed": now(),
-        "status": ACTIVE,
-        "error_message": None,
-        "retry_count": 0,
-    }
-    if work.memory_bytes is not None:
-        values["memory_bytes"] = func.greatest(SessionStage.memory_bytes, work.memory_bytes)  # NULL is passed over
-    session.execute(_of(session_id, [stage]).values(values))
+def done(session: Session, session_id: str, works: Mapping[str, Work]) -> None:
+    """One item more for each of these stages. A stage that was in error works again."""
+    moment = now()
+    rows = [
+        {"of": session_id, "name": name, "time": work.time_ms, "cpu": work.cpu_ms, "memory": work.memory_bytes,
+         "moment": moment}
+        for name, work in works.items()
+    ]  # fmt: skip
+    session.connection().execute(_DONE, rows)
 
 
 def own(session: Session, session_id: str, status: RecordStatus) -> None:
