@@ -119,12 +119,14 @@ def test_a_recorder_killed_before_it_shows_anything_leaves_nothing(tmp_path: Pat
         (tmp_path / "spec.json").write_text(json.dumps(told | {"spool": str(tmp_path / "spool")}))
         recorder = subprocess.Popen([sys.executable, "-m", "labyard.desktops.recorder", str(tmp_path)])
         try:
-            children = until(lambda: both if len(both := clients_of(recorder.pid)) == 2 else None)
+            children = wait_until(
+                lambda: both if len(both := clients_of(recorder.pid)) == 2 else None, "X server and client run"
+            )
             assert not (tmp_path / "control.sock").exists()
         finally:
             recorder.kill()
             recorder.wait()
-        until(lambda: not any(lives(child) for child in children))
+        wait_until(lambda: not any(lives(child) for child in children), "both ended with the recorder")
 
 
 @contextmanager
