@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import Api, assert_gone, assert_runs
 
+from labyard.client.where import address
 from labyard.lab import LabHost
 
 UNIT = "labyard-desktops.service"
@@ -55,6 +56,14 @@ class TestApplied:
         plain = Api(probe_host, f"http://{host.address}:{host.value('desktops_http_port')}")
         with pytest.raises(RuntimeError):
             plain.call("GET", "/health")
+
+    def test_its_own_certificate_is_for_where_operators_reach_it(self, host: LabHost) -> None:
+        """Also where the engine has given the host another address since it was made."""
+        if not host.value("desktops_tls_host"):
+            pytest.skip("this lab asks for no HTTPS")
+        certificate = f"{host.value('desktops_state_dir')}/https.pem"
+        url = f"https://{address(host)}:{host.value('desktops_tls_port')}/health"
+        host.check("curl --silent --show-error --fail --cacert %s %s", certificate, url)
 
     def test_keys_are_the_services_alone(self, host: LabHost) -> None:
         state = host.shell.file(host.value("desktops_state_dir"))
