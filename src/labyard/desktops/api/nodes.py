@@ -69,6 +69,7 @@ def statistics(who: NodeReader, service: Service) -> dict[str, Any]:
 
 
 @router.get("/pools", response_model=PoolsOut)
+@shared(roles.NODE_READ)
 def pools(who: NodeReader, service: Service, page: Paging) -> dict[str, Any]:
     found, total = service.pools.page(page)
     return page.envelope("pools", [pool.shown() for pool in found], total)

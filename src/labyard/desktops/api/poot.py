@@ -146,6 +146,7 @@ def payout(who: NodeReader, poot_id: PootId, service: Service) -> Payout:
 
 
 @payouts.get("", response_model=PayoutsOut)
+@shared(roles.PAYOUT_READ)
 def list_payouts(
     who: PayoutReader, service: Service, page: Paging, wallet_address: Word = None, node_id: Word = None
 ) -> dict[str, Any]:
@@ -154,6 +155,7 @@ def list_payouts(
 
 
 @payouts.get("/withdrawals", response_model=WithdrawalsOut)
+@shared(roles.WITHDRAWAL_READ)
 def withdrawals(who: WithdrawalReader, service: Service, page: Paging, wallet_address: Word = None) -> dict[str, Any]:
     found, total = service.withdrawals.page(page, wallet_address)
     return page.envelope("withdrawals", found, total)
