@@ -249,9 +249,10 @@ async def test_woken_by_hand_against_the_claims_it_is_put_to_sleep_again(rig: Ri
     SafetyCaps(rig.claims).set("loadsharing", Cap(0, off=True))
     await rig.until(lambda: rig.evse.asleep)
     assert not rig.manager.asleep_by_others()
+    await rig.quiet()
     rig.peer.heard.clear()
     rig.peer.say("AT 01 01 32 0000")
-    await rig.until(lambda: rig.evse.asleep)
+    await rig.until(lambda: rig.peer.heard and rig.evse.asleep)
     assert rig.peer.heard[0] == "FS"
 
 
