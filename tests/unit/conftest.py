@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -22,16 +22,20 @@ hypothesis.settings.register_profile("search", deadline=None)
 hypothesis.settings.load_profile("labyard")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each client of HTTP reads the machine's certificate authorities, which for all of them takes it 25 ms of the
-    processor. Tests here trust none but their own, so one will do."""
+@pytest.fixture(scope="session")
+def authority_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One certificate authority of those that the world trusts."""
     first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----\n")
     file = tmp_path_factory.mktemp("authorities") / "one.pem"
     file.write_text(first + end)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(file))
-        yield
+    return file
+
+
+@pytest.fixture(autouse=True)
+def one_authority(authority_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client of HTTP reads the machine's certificate authorities, which for all of them takes it 25 ms of the
+    processor. Tests here trust none but their own, so one will do."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority_file))
 
 
 @pytest.fixture(scope="session")
