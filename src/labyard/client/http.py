@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -85,8 +86,13 @@ class Http:
 
 @functools.cache
 def _tls(certificate: str = "") -> ssl.SSLContext:
-    """One for all: reading the certificate authorities takes longer than a request."""
-    context = httpx.create_ssl_context()
+    """One for all: reading the certificate authorities takes longer than a request. ClientError where they cannot be
+    read."""
+    try:
+        context = httpx.create_ssl_context()
+    except OSError as error:
+        file = os.environ.get("SSL_CERT_FILE", "")
+        raise ClientError(f"SSL_CERT_FILE={file}: no certificates can be read there ({error.strerror})") from None
     if certificate:
         context.load_verify_locations(cadata=certificate)
     return context

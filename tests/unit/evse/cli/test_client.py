@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from labyard.client.http import ClientError, Http, error_text
+from labyard.client.http import ClientError, Http, _tls, error_text
 from labyard.evse.client import Emulator, Gateway
 
 
@@ -26,6 +28,19 @@ def test_what_is_no_url_is_refused() -> None:
     for client in (Emulator, Gateway):
         with pytest.raises(ClientError, match="'evse1:8000' is no address of a service"):
             client("evse1:8000")
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_authorities_that_cannot_be_read_are_named(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    _tls.cache_clear()
+    with pytest.raises(ClientError, match=f"^SSL_CERT_FILE={file}: no certificates can be read there"):
+        Http("http://evse1:8000", "charger", 1, {})
 
 
 def test_credentials_go_to_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
