@@ -52,7 +52,7 @@ def test_the_role_hands_over_every_setting_that_is_checked(values: Any) -> None:
 
 def test_the_preflight_hands_over_what_is_checked(values: Any) -> None:
     (play,) = yaml.safe_load((ROOT / "playbooks/preflight.yml").read_text())
-    assert set(play["vars"]["preflight_desktops_names"]) == values.CHECKED
+    assert set(play["vars"]["preflight_names"]["desktop_hosts"]) == values.CHECKED
 
 
 def test_defaults_of_the_role_are_the_services() -> None:
