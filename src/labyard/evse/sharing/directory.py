@@ -41,7 +41,7 @@ class Found:
 
 
 class Directory:
-    """Each instance once. `heard` and `gone` come from the network, `missed` from the end of a sweep."""
+    """Each instance and each gateway once. `heard` and `gone` come from the network, `missed` from a sweep's end."""
 
     def __init__(self) -> None:
         self._found: dict[str, Found] = {}
@@ -53,6 +53,7 @@ class Directory:
     def heard(self, found: Found, now: float) -> bool:
         """Whether anything is new. When 64 are known, a new one takes the place of one that is offline, or of none."""
         key = found.instance.lower()
+        self._drop_former_names(found, key)
         if key not in self._found and len(self._found) >= MAX_FOUND:
             offline = [name for name, known in self._found.items() if not known.online]
             if not offline:
@@ -89,6 +90,13 @@ class Directory:
     def all_heard_since(self, moment: float) -> bool:
         """Whether there is nobody who would have to be asked. False while nobody is known."""
         return bool(self._heard) and all(heard >= moment for heard in self._heard.values())
+
+    def _drop_former_names(self, found: Found, key: str) -> None:
+        """Who gave way to another of its name said no goodbye, since the name is in use; it is still one gateway."""
+        same = (found.device_id, found.port)
+        former = [name for name, known in self._found.items() if name != key and (known.device_id, known.port) == same]
+        for name in former if found.device_id else ():
+            self._drop(name)
 
     def _drop(self, key: str) -> bool:
         self._heard.pop(key, None)

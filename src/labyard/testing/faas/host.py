@@ -220,9 +220,15 @@ class Host:
     def logs(self, name: str) -> list[dict[str, Any]]:
         return list(self.api("GET", f"/api/function/{name}/logs?limit=100").json)
 
-    def last(self, name: str) -> dict[str, Any]:
-        """The last request as the log has it; it gets there a moment after the client has its answer."""
-        return wait_until(lambda: self.logs(name), "the request is in the log")[0]
+    def last(self, name: str, request_id: str = "") -> dict[str, Any]:
+        """The last request as the log has it, a moment after the client has its answer.
+
+        Another one may be in the log already: `request_id` tells which is meant.
+        """
+        return wait_until(
+            lambda: next((entry for entry in self.logs(name) if entry["id"].startswith(request_id)), None),
+            "the request is in the log",
+        )
 
     def leftovers(self) -> dict[str, list[str]]:
         """Whatever requests make and have to take away again."""

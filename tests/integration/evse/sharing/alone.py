@@ -49,7 +49,7 @@ def run_alone(script: str, *arguments: str, before: str = "true") -> list[str]:
         [unshare, "-rn", "sh", "-c", shell, sys.executable, script, *arguments],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=3 * PATIENCE,  # a script waits, too, and says better what for
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -48,6 +48,18 @@ class TestDirectory:
         assert [found.instance for found in directory] == ["a"]
         assert directory.gone("A") and not directory.gone("a")
 
+    def test_one_gateway_under_another_name_is_listed_once(self) -> None:
+        directory = Directory()
+        directory.heard(Found("same", "10.0.0.1", 8001, "abc1"), 0.0)
+        directory.heard(Found("other", "10.0.0.1", 8002, "abc2"), 0.0)
+        assert directory.heard(Found("same-2", "10.0.0.1", 8001, "abc1"), 1.0)
+        assert [found.instance for found in directory] == ["other", "same-2"]
+        assert directory.heard(Found("same", "10.0.0.1", 8003, "abc3"), 2.0), "whose name it is now"
+        assert [found.port for found in directory] == [8002, 8001, 8003]
+        directory.heard(Found("silent-1", "10.0.0.2", 80), 3.0)
+        directory.heard(Found("silent-2", "10.0.0.3", 80), 3.0)
+        assert len(list(directory)) == 5, "two that do not tell their id are two"
+
     def test_it_does_not_grow(self) -> None:
         directory = Directory()
         for number in range(2 * MAX_FOUND):
