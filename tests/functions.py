@@ -80,7 +80,7 @@ class Functions:
 
     def answers(self, ip: str) -> bool:
         try:
-            return "Hello from FaaS handler!" in self.call(ip, seconds=5)
+            return "Hello from FaaS handler!" in self.call(ip)
         except RuntimeError:
             return False
 
@@ -104,12 +104,14 @@ class Functions:
 
     def parked(self, name: str) -> set[str]:
         """The containers of a function's handlers that wait, which it shall have. Waits for them."""
-        wait_until(lambda: self._pool(name)["parked"] == self._pool(name)["wanted"], f"parked handlers of {name}")
+
+        def full() -> bool:
+            pool = self.good("GET", f"/api/function/{name}")["pool"]
+            return bool(pool["parked"] == pool["wanted"])
+
+        wait_until(full, f"parked handlers of {name}")
         found = self.host.check("grep -l %s /run/faasd/warm/*/config.json", f'"hostname": "{name}"')
         return {path.split("/")[-2] for path in found.split()}
-
-    def _pool(self, name: str) -> dict[str, int]:
-        return dict(self.good("GET", f"/api/function/{name}")["pool"])
 
     def leftovers(self, containers: set[str]) -> str:
         """What there still is of these containers: state, bundles, mounts, groups. Groups of other names may be another

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from labyard.testing.waiting import wait_until
 from labyard.vms.answers import Vm
 from labyard.vms.client import Client
@@ -21,11 +23,14 @@ def console(api: Client, name: str) -> str:
 
 
 def wait_for_line(api: Client, name: str, line: str, count: int = 1) -> str:
-    """The console, once it has this text so many times. AssertionError has its end."""
+    """The console, once it has this text so many times; a text that ends with `=` with its value. AssertionError has
+    its end."""
+    # Letters come one by one: a value is whole when its line has ended.
+    wanted = re.compile(re.escape(line) + (r".*\n" if line.endswith("=") else ""))
 
     def said() -> str | None:
         found = console(api, name)
-        return found if found.count(line) >= count else None
+        return found if len(wanted.findall(found)) >= count else None
 
     return wait_until(
         said,

@@ -41,7 +41,7 @@ def traces(host: LabHost) -> str:
     return host.check(
         "systemctl list-units --all --plain --no-legend 'labyard-evse-*';"
         "systemctl show --property MainPID 'labyard-evse-*';"
-        "find /etc/labyard /etc/systemd/system /opt/labyard -newermt '-1 hour' -type f -printf '%p %T@\\n' | sort"
+        "find /etc/labyard /etc/systemd/system /opt/labyard -type f -printf '%p %T@\\n' | sort"
     )
 
 

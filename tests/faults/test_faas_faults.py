@@ -90,8 +90,8 @@ class TestTheDaemonIsKilled:
         functions.host.check(f"mv {program} {program}.away")
         try:
             functions.host.run(f"systemctl restart {UNIT}")
-            said = functions.host.check(f"journalctl --no-pager --unit {UNIT} --lines 20")
-            assert "ERROR: the runtime runc is not installed" in said
+            journal, said = f"journalctl --no-pager --unit {UNIT} --lines 20", "ERROR: the runtime runc is not installed"
+            wait_until(lambda: said in functions.host.check(journal), "the daemon says so")
             assert functions.addresses() == set()
             done = apply("runc_host")
             assert done.returncode != 0

@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_gone, assert_runs
 
 from labyard.lab import LabHost
+from labyard.testing.waiting import wait_until
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def base(host: LabHost) -> str:
 
 
 def status(probe_host: LabHost, url: str) -> str:
-    return probe_host.run(f"curl --silent --output /dev/null --max-time 10 --write-out '%{{http_code}}' '{url}'").stdout
+    return probe_host.run(f"curl --silent --output /dev/null --max-time 60 --write-out '%{{http_code}}' '{url}'").stdout
 
 
 class TestApplied:
@@ -35,7 +36,10 @@ class TestApplied:
     def test_phone_home_is_logged(self, host: LabHost, probe_host: LabHost, base: str) -> None:
         token = secrets.token_hex(8)
         assert status(probe_host, f"{base}{host.value('boot_http_phone_home_path')}/{token}?event=userland") == "204"
-        line = json.loads(host.check(f"tail -n 1 {host.value('boot_http_log')}"))
+        # nginx writes it down after its answer.
+        log = host.value("boot_http_log")
+        wait_until(lambda: host.run("grep --quiet %s %s", token, log).rc == 0, "the call is in the log")
+        line = json.loads(host.check("grep %s %s", token, log))
         assert line["path"].endswith(token) and line["args"] == "event=userland" and line["client"]
 
     def test_keeps_scripts_and_listings_to_itself(self, host: LabHost, probe_host: LabHost, base: str) -> None:

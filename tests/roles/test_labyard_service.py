@@ -79,7 +79,8 @@ class TestApplied:
         try:
             host.run(f"systemctl daemon-reload; systemctl restart {unit}")
             wait_until(lambda: host.run("systemctl is-failed --quiet %s", unit).rc == 0, f"{unit} has failed")
-            assert f"LABYARD_{name.upper()}_HTTP_PORT" in host.check(f"journalctl --no-pager -n 20 --unit {unit}")
+            journal = f"journalctl --no-pager -n 20 --unit {unit}"
+            wait_until(lambda: f"LABYARD_{name.upper()}_HTTP_PORT" in host.check(journal), "the journal names it")
         finally:
             host.check(f"rm -r {drop_in}; systemctl daemon-reload; systemctl restart {unit}")
             wait_until_ready(host)

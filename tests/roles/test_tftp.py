@@ -7,6 +7,7 @@ from conftest import assert_gone, assert_runs
 
 from labyard.lab import LabHost
 from labyard.testing import ProbeError, TftpProbe
+from labyard.testing.waiting import wait_until
 
 
 @pytest.fixture
@@ -25,7 +26,9 @@ class TestApplied:
             assert len(client.get("boot/check.bin")) == 100000
         finally:
             host.check(f"rm {path}")
-        assert "filename boot/check.bin" in host.check("journalctl --no-pager --unit tftpd-hpa --lines 50")
+        # The journal comes a moment after what it tells.
+        journal = "journalctl --no-pager --unit tftpd-hpa --lines 50"
+        wait_until(lambda: "filename boot/check.bin" in host.check(journal), "the journal has it")
 
     def test_refuses_what_is_not_there(self, host: LabHost, client: TftpProbe) -> None:
         with pytest.raises(ProbeError, match="File not found"):

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from labyard.lab import Lab, LabHost, Machine
 from labyard.testing.waiting import wait_until
 
-# A line that the boot image prints, `LABYARD key=value key=value`.
-_REPORT = re.compile(r"^LABYARD (.*)$", re.MULTILINE)
+# A line that the boot image prints, `LABYARD key=value key=value`. Only with its end: letters come one by one.
+_REPORT = re.compile(r"^LABYARD (.*)\n", re.MULTILINE)
 
 # Colours, cursor movements and carriage returns of firmware and shells.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc|\r")

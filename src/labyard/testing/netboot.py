@@ -11,6 +11,9 @@ import httpx
 from labyard.lab import Lab, Machine
 from labyard.testing.waiting import PATIENCE, wait_until
 
+# Of a boot that goes well, in order.
+PHASES = ("dhcp", "tftp", "script", "iscsi", "booted")
+
 
 class NetbootApi:
     """Logged in as admin. Every call answers with the response; `must` refuses an error."""
@@ -104,11 +107,13 @@ class NetbootApi:
         return found[::-1]
 
     def wait_for_phase(self, session_id: int, phase: str, seconds: float = PATIENCE) -> dict[str, Any]:
-        """The session, once it is in a boot phase. AssertionError tells the events so far."""
+        """The session, once it is in a boot phase or beyond it: some are over in no time. AssertionError tells the
+        events so far."""
+        wanted = PHASES[PHASES.index(phase) :] if phase in PHASES else (phase,)
 
         def there() -> dict[str, Any] | None:
             session = self.get(session_id)
-            return session if session["boot_phase"] == phase else None
+            return session if session["boot_phase"] in wanted else None
 
         def told() -> str:
             seen = [event["type"] for event in self.events(session_id)]

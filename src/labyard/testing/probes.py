@@ -40,7 +40,7 @@ class DhcpProbe:
         self.host = host
         self.interface = interface
 
-    def exchange(self, mac: str, *, arch: int | None = None, user_class: str = "", seconds: int = 5) -> Lease:
+    def exchange(self, mac: str, *, arch: int | None = None, user_class: str = "", seconds: int = 30) -> Lease:
         """Discover, request and bind an address.
 
         arch is the client system architecture of option 93 (RFC 4578: 0 BIOS, 7 UEFI x64), user_class option 77,
