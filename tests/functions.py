@@ -107,7 +107,7 @@ class Functions:
 
         def full() -> bool:
             pool = self.good("GET", f"/api/function/{name}")["pool"]
-            return bool(pool["parked"] == pool["wanted"])
+            return bool(0 < pool["parked"] == pool["wanted"])
 
         wait_until(full, f"parked handlers of {name}")
         found = self.host.check("grep -l %s /run/faasd/warm/*/config.json", f'"hostname": "{name}"')

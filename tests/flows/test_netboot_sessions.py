@@ -13,6 +13,7 @@ import pytest
 
 from labyard.lab import LabHost
 from labyard.testing import DhcpProbe, NetbootApi, PoweredMachine, ProbeError, TftpProbe
+from labyard.testing.waiting import wait_until
 
 BOOT_SECONDS = 120
 
@@ -181,8 +182,10 @@ def test_wrong_secret_shows_the_menu_and_trying_again_with_the_right_one_boots(
         try:
             one.power_on()
             netboot_api.wait_for_phase(number, "failed", BOOT_SECONDS)
-            console = one.console().plain
-            assert "Operation not permitted" in console and f"{one.machine.name} did not boot" in console
+            # Its script shows the menu after it has told.
+            menu = f"{one.machine.name} did not boot"
+            wait_until(lambda: menu in one.console().plain, lambda: f"a menu:\n{one.console().tail()}", BOOT_SECONDS)
+            assert "Operation not permitted" in one.console().plain
             connects = [event for event in netboot_api.events(number) if event["type"] == "iscsi_connect"]
             assert connects == [], "nobody got in"
         finally:
