@@ -90,7 +90,8 @@ class TestTheDaemonIsKilled:
         functions.host.check(f"mv {program} {program}.away")
         try:
             functions.host.run(f"systemctl restart {UNIT}")
-            journal, said = f"journalctl --no-pager --unit {UNIT} --lines 20", "ERROR: the runtime runc is not installed"
+            said = "ERROR: the runtime runc is not installed"
+            journal = f"journalctl --no-pager --unit {UNIT} --lines 20"
             wait_until(lambda: said in functions.host.check(journal), "the daemon says so")
             assert functions.addresses() == set()
             done = apply("runc_host")

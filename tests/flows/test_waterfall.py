@@ -87,7 +87,7 @@ def test_phone_home_is_where_the_console_has_it(booted: Boot) -> None:
     called = [span.end for span in booted.waterfall.spans if span.kind is Kind.HTTP]
     assert len(said) == len(called) > 0
     late = [line - wire for wire, line in zip(called, said, strict=True)]
-    # A machine may stand still between a call and its line, but hardly each time; were they joined wrongly, all were late.
+    # A machine may stand still between a call and its line, but not each time; joined wrongly, all would be late.
     assert min(late) < 0.5 and all(seconds > -0.01 for seconds in late), late
 
 

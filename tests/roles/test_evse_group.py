@@ -35,6 +35,14 @@ class Gateways:
         peers = self.at(pair).good("GET", "/loadsharing/peers")
         return {peer["host"]: peer["online"] for peer in peers if peer["joined"] and not peer["isLocal"]}
 
+    def status(self, group: Group) -> dict[str, Any]:
+        """What the controller says of its group."""
+        found: dict[str, Any] = self.at(group["controller"]).good("GET", "/loadsharing/status")
+        return found
+
+    def sharing(self, pair: str) -> str:
+        return str(self.at(pair).good("GET", "/status")["loadsharing_state"])
+
 
 @pytest.fixture
 def gateways(host: LabHost, probe_host: LabHost) -> Gateways:
@@ -79,16 +87,19 @@ class TestApplied:
         for group in groups:
             wanted = {gateways.addresses[pair]: True for pair in group["members"]}
             wait_until(lambda group=group, wanted=wanted: gateways.joined(group["controller"]) == wanted, "all online")
-            status = gateways.at(group["controller"]).good("GET", "/loadsharing/status")
+            wait_until(lambda group=group: not gateways.status(group)["failsafe_active"], "it hears them")
+            status = gateways.status(group)
             assert status["budget"] == group["budget_amps"] * group.get("safety_factor", 1)
-            assert len(status["allocations"]) == len(wanted) + 1 and not status["failsafe_active"]
+            assert len(status["allocations"]) == len(wanted) + 1
             assert status["committed_total"] <= status["budget"] and status["config_issues"] == []
 
     def test_members_hear_their_controller(self, gateways: Gateways, groups: list[Group]) -> None:
         for group in groups:
             for pair in set(group["members"]) & set(gateways.here):
-                state = gateways.at(pair).good("GET", "/status")["loadsharing_state"]
-                assert state in ("member", "member_limited"), pair
+                wait_until(
+                    lambda pair=pair: gateways.sharing(pair) in ("member", "member_limited"),
+                    lambda pair=pair: f"{pair} hears its controller, not: {gateways.sharing(pair)}",
+                )
 
 
 class TestRemoved:
