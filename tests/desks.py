@@ -12,6 +12,7 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +191,13 @@ class Desk:
             assert self.ask("DELETE", path).status_code in (204, 404)
 
     def chunks(self, session_id: str) -> list[Thing]:
-        """The newest 100 that are committed, and all where there are fewer."""
-        path = f"/sessions/{session_id}/chunks?limit=100"
-        found = self.good("GET", path)
-        if found["has_next"]:
-            found = self.good("GET", f"{path}&offset={found['total'] - 100}")
-        chunks: list[Thing] = found["chunks"]
+        """All that are committed."""
+        chunks: list[Thing] = []
+        more = True
+        while more:
+            found = self.good("GET", f"/sessions/{session_id}/chunks?limit=100&offset={len(chunks)}")
+            chunks += found["chunks"]
+            more = found["has_next"]
         return chunks
 
     def more_chunks(self, session_id: str, count: int = 2) -> list[Thing]:
@@ -203,6 +205,16 @@ class Desk:
         wanted = self._committed(session_id) + count
         wait_until(lambda: self._committed(session_id) >= wanted, "chunks are committed")
         return self.chunks(session_id)
+
+    def new_chunk(self, session_id: str) -> Thing:
+        """One that began after now. How many are recorded and not committed yet, nobody knows."""
+        now = datetime.fromtimestamp(float(self.host.check("date +%s.%N")), UTC)
+
+        def begun() -> Thing | None:
+            last = self.chunks(session_id)[-1]
+            return last if datetime.fromisoformat(last["timestamp"]) > now else None
+
+        return wait_until(begun, f"a chunk that begins after {now}")
 
     def _committed(self, session_id: str) -> int:
         return int(self.good("GET", f"/sessions/{session_id}/chunks?limit=1")["total"])

@@ -87,7 +87,7 @@ def test_postgresql_is_down_and_comes_back(desk: Desk, recording: Recording) -> 
     try:
         begun = time.monotonic()
         assert refused(desk, "GET", "/sessions") == (503, "DB_UNAVAILABLE")
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 30
         assert refused(desk, "POST", f"/sessions/{recording.session_id}/stop") == (503, "DB_UNAVAILABLE")
         unheard = {
             "node_id": "nobody",
@@ -187,9 +187,13 @@ def test_a_desktop_that_takes_too_much_harms_nobody(desk: Desk) -> None:
         path, limits = f"/rdp/servers/{server['server_id']}", server["resources"]
         (desktop,) = desk.processes(server, "Xorg")
 
-        used = float(desk.inside(server, "python3 -c %s", HOG).stdout)
-        assert used <= 1.2 * limits["cpu_limit"] * HOG_SECONDS
-        assert desk.throttled(server) > 0
+        def held_back() -> bool:
+            used = float(desk.inside(server, "python3 -c %s", HOG).stdout)
+            assert used <= 1.2 * limits["cpu_limit"] * HOG_SECONDS
+            return desk.throttled(server) > 0
+
+        # While other tests have the host's processors it may not come to its limit.
+        wait_until(held_back, "the kernel holds it back")
 
         greedy = f"kept = [b'x' * 2**20 for _ in range({2 * limits['memory_limit']})]"
         assert desk.inside(server, "python3 -c %s", greedy).rc != 0

@@ -57,14 +57,21 @@ def story(desk: Desk) -> Iterator[Story]:
             desk.more_chunks(session_id, 1)
             desk.paint(server, COLOUR)
             wait_until(lambda: is_colour(corner(look()), COLOUR), "the client sees the colour")
-            chunk = desk.more_chunks(session_id, 3)[-1]
+            chunk = desk.new_chunk(session_id)
+
+            def one_connection() -> list[Thing] | None:
+                found: list[Thing] = desk.good("GET", users)["connections"]
+                return found if len(found) == 1 else None
+
+            # The probe's has ended, but is counted until the service looks again.
+            connections = wait_until(one_connection, "the client is the only one")
             path = f"/sessions/{session_id}"
             yield Story(
                 server=server,
                 fingerprint=fingerprint,
                 first=first or pytest.fail("there was a picture a moment ago"),
                 painted=look() or pytest.fail("there was a picture a moment ago"),
-                connections=desk.good("GET", users)["connections"],
+                connections=connections,
                 session_id=session_id,
                 during=desk.good("GET", path),
                 pipeline=desk.good("GET", f"{path}/pipeline"),

@@ -12,6 +12,7 @@ from conftest import Api, assert_gone, assert_runs, wait_until_ready
 
 from labyard.lab import LabHost
 from labyard.testing.lab_plugin import load_lab
+from labyard.testing.waiting import wait_until
 
 UNIT, SERVICE = "labyard-desktop-agent.service", "labyard-desktops.service"
 
@@ -124,10 +125,13 @@ class TestApplied:
         assert not agent.call("server.probe", **login, password="wrong")["login"]["succeeded"]
 
     def test_every_process_is_in_the_slice(self, host: LabHost, running: dict[str, Any]) -> None:
-        mine = host.check("ps -ww --user %s -o stat=,cgroup=", running["account"]).splitlines()
-        alive = [line for line in mine if not line.startswith("Z")]
-        assert len(alive) >= 3  # Xorg, the window manager, the channel server
-        assert [line for line in alive if slice_of(running) not in line] == []
+        def alive() -> list[str]:
+            mine = host.check("ps -ww --user %s -o stat=,cgroup=", running["account"]).splitlines()
+            return [line for line in mine if not line.startswith("Z")]
+
+        # The last of them begin, and helpers end, while this looks.
+        wait_until(lambda: len(alive()) >= 3, "Xorg, the window manager and the channel server run")
+        wait_until(lambda: all(slice_of(running) in line for line in alive()), lambda: f"all in the slice: {alive()}")
 
     def test_limits_are_in_force(self, host: LabHost, agent: Agent, running: dict[str, Any]) -> None:
         shown = dict(
@@ -145,7 +149,8 @@ class TestApplied:
     ) -> None:
         server_id, account = running["server_id"], running["account"]
         agent.call("server.stop", server_id=server_id, request_id=secrets.token_hex(8))
-        assert host.run("pgrep --uid %s", account).stdout == ""
+        # They have ended; a moment later they are forgotten, too.
+        wait_until(lambda: host.run("pgrep --uid %s", account).stdout == "", "no process of it")
         agent.call("server.delete", server_id=server_id, request_id=secrets.token_hex(8))
         assert host.run("getent passwd %s", account).rc == 2
         key = server_id.removeprefix("rdp-")

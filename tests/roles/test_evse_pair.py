@@ -108,7 +108,7 @@ class TestApplied:
         assert host.check(f"stat --format %U /proc/{pair.process('gateway')}").strip() == host.value("evse_pair_user")
 
     def test_the_bridge_comes_back_within_a_second(self, host: LabHost, pair: Pair) -> None:
-        """As the journal has it: from its end to its start. The quickest of three, since a busy host may stand still."""
+        """As systemd has it: from its end to its start. The quickest of three, since a busy host may stand still."""
         unit, took = pair.unit("bridge"), []
         for _ in range(3):
             daemons.kill(host, unit)
