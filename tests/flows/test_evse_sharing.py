@@ -105,6 +105,11 @@ def reasons(status: dict[str, Any]) -> set[str]:
     return {entry["reason"] for entry in status["allocations"]}
 
 
+def before_failsafe(group: EvseGroup) -> int:
+    """How long a member waits for its controller, s."""
+    return int(group.controller.get("/config")["loadsharing_heartbeat_timeout"])
+
+
 def state_of(pair: EvsePair) -> tuple[Any, ...]:
     config = pair.get("/config")
     car = pair.emulator.get("/ev/status").json()
@@ -115,11 +120,13 @@ def state_of(pair: EvsePair) -> tuple[Any, ...]:
 def test_chaos_run_leaves_the_group_as_it_was(group: EvseGroup, pytestconfig: pytest.Config) -> None:
     """Its worst fault: the controller is killed, and stays away until all have fallen back."""
     before = [state_of(pair) for pair in group.pairs]
+    # What a member that stands still for a while needs besides.
+    hold = before_failsafe(group) + 10
     done = subprocess.run(
         [
             *("scripts/with-mitogen", os.environ.get("LABYARD_MITOGEN", "1"), "ansible-playbook"),
             *("-i", str(pytestconfig.getoption("--lab")), "playbooks/flows/evse_chaos.yml"),
-            *("-e", f"group={group.entry['id']}", "-e", "faults=controller-killed"),
+            *("-e", f"group={group.entry['id']}", "-e", "faults=controller-killed", "-e", f"hold={hold}"),
         ],
         cwd=ROOT,
         capture_output=True,
