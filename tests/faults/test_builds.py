@@ -26,7 +26,7 @@ def run(*command: str) -> str:
 
 
 def kill(build: subprocess.Popen[str], inventory: Inventory) -> None:
-    """All of it: Ansible's workers, each in a session of its own, would do their task to its end beside the next run."""
+    """All of it: Ansible's workers, each in a session of its own, would do their task beside the next run."""
     os.killpg(build.pid, signal.SIGKILL)
     build.wait()
     workers = subprocess.run(["pgrep", "--full", str(inventory.hosts)], stdout=subprocess.PIPE, text=True).stdout

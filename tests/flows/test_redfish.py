@@ -387,5 +387,5 @@ class TestVms:
                 vm.api.delete_disk(disk)
 
     def test_both_sides_agreed_in_time(self) -> None:
-        """In the tests above. None has fewer than three occasions of what it is about, a stall is one."""
+        """In the tests above, but for two occasions: what is always late is so more often."""
         assert len(late) <= 2, late
