@@ -27,15 +27,17 @@ def hosts(request: pytest.FixtureRequest) -> list[tuple[LabHost, dict[str, Any]]
     return found
 
 
+def failed(host: LabHost) -> str:
+    return str(host.run("systemctl --failed --no-legend --plain").stdout)
+
+
 class TestApplied:
     def test_systemd_is_up_and_nothing_failed(self, hosts: list[tuple[LabHost, dict[str, Any]]]) -> None:
         for host, _ in hosts:
             assert host.check("cat /proc/1/comm").strip() == "systemd"
             # Tests that run beside this one kill daemons, which come back.
-            failed = "systemctl --failed --no-legend --plain"
             wait_until(
-                lambda host=host: not host.run(failed).stdout,
-                lambda host=host: f"nothing of {host.name} has failed: {host.run(failed).stdout}",
+                lambda host=host: not failed(host), lambda host=host: f"nothing failed on {host.name}: {failed(host)}"
             )
 
     def test_is_not_privileged_and_has_the_devices_it_was_given(
