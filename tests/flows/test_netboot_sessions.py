@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -152,20 +151,25 @@ def test_two_machines_boot_one_image_at_once(
 
 
 def test_stop_while_booting_cuts_the_machine_off(
-    netboot_api: NetbootApi, image: int, machine: TakeMachine, tftp_probe: TftpProbe
+    netboot_api: NetbootApi, boot_host: LabHost, image: int, machine: TakeMachine, tftp_probe: TftpProbe
 ) -> None:
     one = machine("s3")
+    script = f"machines/{one.machine.mac.lower().replace(':', '-')}.ipxe"
+    # Its script waits before it asks for the disk, or the boot may be over before the stop.
+    hold = r"sed --in-place -e 's/^:attempt$/sleep 10\n:attempt/' %s"
     with netboot_api.session(netboot_api.machine_id(one.machine), image) as started:
         number = started["session"]["id"]
+        boot_host.check(hold, f"{boot_host.value('ipxe_root')}/{script}")
         one.power_on()
         netboot_api.wait_for_phase(number, "script", BOOT_SECONDS)
         netboot_api.must("POST", f"/api/v1/sessions/{number}/stop")
         session = netboot_api.get(number)
         assert (session["status"], session["cleanup_pending"]) == ("stopped", False)
         with pytest.raises(ProbeError):
-            tftp_probe.get(f"machines/{one.machine.mac.lower().replace(':', '-')}.ipxe")
+            tftp_probe.get(script)
     # What the machine asks now finds nothing.
-    time.sleep(1)
+    menu = f"{one.machine.name} did not boot"
+    wait_until(lambda: menu in one.console().plain, lambda: f"a menu:\n{one.console().tail()}", BOOT_SECONDS)
     assert netboot_api.get(number)["boot_phase"] != "booted"
 
 
