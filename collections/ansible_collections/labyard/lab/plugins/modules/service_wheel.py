@@ -98,7 +98,11 @@ def build(module: AnsibleModule, temporary: str) -> None:
 def prune(output: str, keep: str) -> None:
     for name in os.listdir(output):
         folder = os.path.join(output, name)
-        if folder != keep and time.time() - os.stat(folder).st_mtime > DAY:
+        try:
+            old = time.time() - os.stat(folder).st_mtime > DAY
+        except FileNotFoundError:  # that of a run beside this one
+            continue
+        if folder != keep and old:
             shutil.rmtree(folder, ignore_errors=True)
 
 
