@@ -117,6 +117,7 @@ class TestApplied:
             )
             times = {name: int(value) for name, _, value in (line.partition("=") for line in stamps.split())}
             took.append(times["ActiveEnterTimestampMonotonic"] - times["InactiveEnterTimestampMonotonic"])
+            wait_until(lambda: pair.obeys("GS"), "an answer over the new one")
         assert 0 < min(took) < 1_000_000, took
         wait_until(pair.is_connected, "rapi_connected")
 
