@@ -69,6 +69,7 @@ def test_space_of_the_root(host: Host, image: Image) -> None:
     host.start(root="/var/lib/small")
     ip = host.function("th", image())
     assert host.get(ip).status == 200
+    host.last("th")
     registry = host.path("/var/lib/small/registry.json").read_bytes()
     host.run("sh", "-c", FILL.format("/var/lib/small"))
     for name in ("th", "new"):
