@@ -41,6 +41,9 @@ class TestHandoff:
 class TestHandlersThatDoNot:
     def test_never_connects(self, deployed, behaving):
         """504 at 5 s. The container is killed, and not only the program that started it."""
+        deployed.helper.stop_daemon()
+        deployed.vm.spawn("/root/faasd.py")  # with its own limits
+        deployed.helper.wait_for_api()
         ip = behaving(deployed.vm, "never", "never-connects")
         [answer] = deployed.helper.make_requests(ip, 1)
         assert answer.status == 504
