@@ -48,6 +48,8 @@ def settings(tmp_path: Path) -> Settings:
         secret_key="k" * 40,
         admin_password=PASSWORD,
         observer_interval_seconds=3600,
+        step_timeout_seconds=PATIENCE,
+        dhcp_timeout_seconds=PATIENCE,
     )
 
 
@@ -79,6 +81,7 @@ class Client:
 def patient_status(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that stands still is no silent daemon. The contract's limit is the subject of one test."""
     monkeypatch.setattr("labyard.netboot.service.network.WITHIN", PATIENCE)
+    monkeypatch.setattr("labyard.netboot.adapters.services.STATUS_SECONDS", PATIENCE)
 
 
 def until_looked(client: TestClient) -> None:
