@@ -22,7 +22,7 @@ from labyard.netboot.adapters.dhcp import Reservation
 from labyard.netboot.adapters.disks import OverlaySpec
 from labyard.netboot.adapters.fake import Fault
 from labyard.netboot.adapters.iscsi import Lun, TargetSpec
-from labyard.netboot.models import BootSession, Image, SessionStatus
+from labyard.netboot.models import BootSession, Image, SessionStatus, Target, TargetStatus
 from labyard.netboot.service import Netboot
 from labyard.netboot.service.watch import Watch
 from labyard.netboot.settings import Settings
@@ -81,6 +81,28 @@ def test_what_no_session_owns_is_removed(netboot: Netboot, test_session: dict[st
     netboot.observer.check(repair=True)
     assert found(netboot) == set()
     assert foreign.exists() and len(adapters.dhcp.observed()) == 1 and len(adapters.iscsi.observed()) == 1
+
+
+def test_a_target_that_came_about_since_the_look_stays(
+    netboot: Netboot, admin: Client, test_machine: Any, test_image: Image
+) -> None:
+    """To the first look after a start of the service, one that is being made looks like one that was cut off."""
+    number = admin.post("/api/v1/targets", json=BODY).json()["id"]
+    look = netboot.observer._look
+
+    def be(status: TargetStatus) -> None:
+        with netboot.database.write() as session:
+            session.get_one(Target, number).status = status
+
+    be(TargetStatus.PENDING)
+    look.__self__.fresh = True  # type: ignore[attr-defined]
+    findings = list(look())
+    assert ("drift", "target") in {(finding.difference, finding.thing) for finding in findings}
+    be(TargetStatus.ACTIVE)
+    for finding in findings:
+        assert finding.repair is not None
+        finding.repair()
+    assert found(netboot) == set() and netboot.provision.adapters.iscsi.observed()
 
 
 def test_a_foreign_script_stays(netboot: Netboot, operator: Client, test_machine: Any, test_image: Image) -> None:
