@@ -51,8 +51,8 @@ def call(function: Callable[[], Any], timeout: float) -> Any:
     try:
         return future.result(timeout)
     except FutureTimeout:
-        if future.done():
-            raise
+        if future.done():  # the function's own, or it came just now
+            return future.result()
         future.cancel()
         raise TimeoutError(f"no answer within {timeout:g} s") from None
 

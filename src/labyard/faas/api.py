@@ -22,7 +22,7 @@ from labyard.faas.wire import Request, json_reply, read_request, reply, send_and
 
 CONNECTIONS = 32
 IDLE = 60.0  # s without a byte of a body
-ROOM = 2.0  # s that a connection waits for a thread
+ROOM = 5.0  # s that a connection waits for a thread: they are taken until clients have read their answers
 LINGER = 10.0  # s to read away an upload that was refused, so that its sender gets to read why
 SHOWN_REQUESTS = 20
 Route = Callable[[Request, str, str], bytes]  # request, the path's last part, peer

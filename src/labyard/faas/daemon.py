@@ -26,7 +26,9 @@ from labyard.faas.settings import Settings
 from labyard.faas.sweep import remove_path, sweep
 
 TICK = 0.01  # s between two looks whether the last container is gone
-ENDING = 0.7  # s that killed containers have before the addresses go: 3 s in all with a drain of 2 s
+# Looks that killed containers have before the addresses go: 3 s in all with a drain of 2 s. Not seconds: when the whole
+# daemon stood still, nobody has had that time, and a client whose address is gone is never told.
+ENDING = 70
 REMAINING = 5.0  # s until those are given up that do not end; the next start's sweep finds them
 
 
@@ -96,7 +98,10 @@ def _stop(service: Service, signals: socket.socket) -> None:
     service.dispatcher.stop()
     service.pool.stop()
     service.server.stop(drained)
-    while service.server.containers and time.monotonic() < drained + ENDING:
+    looks = ENDING
+    while service.server.containers and looks:
+        if time.monotonic() >= drained:
+            looks -= 1
         signals.settimeout(TICK)
         try:
             signals.recv(1)

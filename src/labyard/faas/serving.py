@@ -21,6 +21,7 @@ from labyard.faas.wire import json_reply
 
 STARTING = 20.0  # s that the runtime may take
 TICK = 0.02  # s between two looks whether the handler has sent something
+LEAVING = 5.0  # s that a handler has to end after it has let go of its connection
 SHOWN_OUTPUT = 2000  # characters of a container's output in the log
 
 
@@ -152,7 +153,9 @@ class Server:
             container.hand_over(call.sock)
         except OSError:
             # It let go of /control.sock. Mostly it is about to end, and then its exit code says more.
-            container.step(TICK)
+            deadline = time.monotonic() + LEAVING
+            while not container.ended and (left := self._left(deadline)) > 0:
+                container.step(left)
             container.kill()
             return self._ended_without_answer(container)
         return self._outcome(container, call)

@@ -198,6 +198,10 @@ class NetbootObserver:
 
     def _finish_target(self, target: Target) -> None:
         with self._locks.hold(target.machine_id):
+            with self._db.read() as session:
+                current = session.get(Target, target.id)
+            if current is None or current.updated_at != target.updated_at:
+                return  # somebody is at work after all
             self._provision.remove_target(target)
             self._provision.remove_disk(target.target_id)
             with self._db.write() as session:

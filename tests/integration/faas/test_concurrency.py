@@ -16,7 +16,8 @@ from helpers.waiting import wait_for_condition
 
 pytestmark = [pytest.mark.vmtest, pytest.mark.stress]
 
-# Reads the registry again and again until there is a file `done`, and says how often. It fails when that is not JSON.
+# Reads the registry again and again until there is a file `done`; says when it has begun, and at the end how often it
+# has. It fails when that is not JSON.
 READER = """
 python3 -c '
 import json, os
@@ -25,6 +26,8 @@ while not os.path.exists("/root/done"):
     with open("/var/lib/faasd/registry.json") as file:
         json.load(file)
     reads += 1
+    if reads == 1:
+        print("begun", flush=True)
 print(reads)
 '
 """
@@ -100,12 +103,13 @@ def test_registry_under_five_deploys_at_once(deployed, behaving):
     vm, names = deployed.vm, [f"handler-{number}" for number in range(5)]
     behaving(vm, "first")
     reader = vm.spawn(READER)
+    wait_for_condition(lambda: "begun" in reader.stdout, 20 * vm.time_scale, error_msg=lambda: reader.stderr)
     deploys = [vm.spawn(f"cat /root/first.tar | /root/faas new {name}") for name in names]
     for deploy in deploys:
         assert deploy.wait(timeout=20 * vm.time_scale) == 0, deploy.stdout
     vm.write_file("/root/done", b"")
     assert reader.wait(timeout=10 * vm.time_scale) == 0, reader.stderr
-    assert int(reader.stdout) > 0
+    assert int(reader.stdout.split()[-1]) > 1
     registry = deployed.helper.read_registry()
     assert set(registry) == {*deployed.functions, "first", *names}
     assert len({entry["ip"] for entry in registry.values()}) == len(registry)
@@ -127,7 +131,7 @@ def test_killed_and_started_again(vm, faasd_daemon, behaving):
     """kill -9 in the middle of a request: the next daemon cleans up, and each function is back at its address."""
     _, process = faasd_daemon(vm)
     helper = FaaSTestHelper(vm)
-    quick, slow = behaving(vm, "quick"), behaving(vm, "slow", "slow", "25")
+    quick, slow = behaving(vm, "quick"), behaving(vm, "slow", "slow", "300")
     client = vm.spawn(f"curl --silent http://{slow}/")
     wait_for_condition(
         lambda: helper.get_process_count("/app/handler.py") == 1,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from helpers.faas_test_utils import (
     FaaSTestHelper,
@@ -21,7 +19,7 @@ HELLO = "Hello from FaaS handler"
 
 class TestContainerLifecycle:
     def test_deploy_and_invoke_handler(self, vm, vm_files):
-        """The requirement document's example, as it stands there."""
+        """The requirement document's example, but that it waits where the document sleeps for 2 s."""
         for dest_path, content in vm_files.items():
             vm.write_file(dest_path, content)
 
@@ -29,9 +27,9 @@ class TestContainerLifecycle:
         vm.run("mkdir -p /var/lib/faasd")
 
         faasd_proc = vm.spawn("/root/faasd.py")
-        time.sleep(2)
-
         helper = FaaSTestHelper(vm)
+        helper.wait_for_api()
+
         handler_ip = helper.deploy_handler("/root/test-handler.tar", "test-handler")
 
         assert_handler_responds(vm, handler_ip, "Hello from FaaS handler")

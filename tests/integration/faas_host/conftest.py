@@ -12,8 +12,11 @@ import pytest
 from labyard.testing.faas.archives import docker_archive
 from labyard.testing.faas.host import Host
 from labyard.testing.faas.stock import handler_layer, python_layer
+from labyard.testing.waiting import PATIENCE
 
 HANDLER = Path(__file__).parents[1] / "faas/fixtures/test-handler/handler.py"
+# In tests that are not about these limits: what waits for a processor on a busy machine is not late.
+UNHURRIED = {"connect_timeout": PATIENCE, "queue_timeout": PATIENCE}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,7 +48,7 @@ def make_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
     hosts: list[Host] = []
 
     def make() -> Host:
-        hosts.append(Host(tmp_path_factory.mktemp("host")))
+        hosts.append(Host(tmp_path_factory.mktemp("host"), **UNHURRIED))
         return hosts[-1]
 
     yield make

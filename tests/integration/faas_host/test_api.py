@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from integration.faas_host.conftest import UNHURRIED
 from labyard.faas.api import IDLE
 from labyard.testing.faas.archives import docker_archive, layer
 from labyard.testing.faas.host import Host
@@ -24,7 +25,7 @@ EMPTY = docker_archive([layer({"file": b"content"})])
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    host = Host(tmp_path_factory.mktemp("host"))
+    host = Host(tmp_path_factory.mktemp("host"), **UNHURRIED)
     host.start()
     yield host
     host.close()

@@ -11,7 +11,7 @@ import pytest
 from labyard.testing.faas import archives
 from labyard.testing.faas.archives import Member, docker_archive, layer, symlink, tar
 from labyard.testing.faas.host import Host
-from labyard.testing.waiting import wait_until
+from labyard.testing.waiting import PATIENCE, wait_until
 
 Image = Callable[..., bytes]
 TINY = docker_archive([layer({"file": b"content"})], Cmd=["/nothing"])
@@ -35,7 +35,7 @@ class TestRedeploy:
 
     def test_running_request_ends_on_the_old_tree(self, host: Host, image: Image, layers: list[bytes]) -> None:
         host.start()
-        ip = host.function("th", image("one"))
+        ip = host.function("th", image("one"), {"timeout": 300})
         with host.connect(ip) as client:  # its handler waits for the request
             wait_until(lambda: len(host.leftovers()["containers"]) == 1, "it runs")
             more = docker_archive([*layers, layer({"more": b""})], Cmd=["python3", "/app/handler.py", "two"])
@@ -80,7 +80,7 @@ class TestRedeploy:
         assert host.api("DELETE", "/api/function/th").status == 404
 
     def test_request_ends_before_its_function_goes(self, host: Host, image: Image) -> None:
-        host.start()
+        host.start(drain_timeout=PATIENCE)
         host.function("other", image())
         ip = host.function("th", image())
         host.settle()
@@ -94,7 +94,7 @@ class TestRedeploy:
 
     def test_request_that_does_not_end_holds_no_removal_up(self, host: Host, image: Image) -> None:
         host.start(drain_timeout=0.2)
-        ip = host.function("th", image("slow", "60"), {"timeout": 3})
+        ip = host.function("th", image("slow", "60"), {"timeout": 10})
         with host.connect(ip):
             wait_until(lambda: host.api("GET", "/api/stats").json["at_work"] == 1, "it is at work")
             assert host.api("DELETE", "/api/function/th").status == 200

@@ -19,7 +19,8 @@ FILL = "dd if=/dev/zero of={}/filler bs=4k 2>/dev/null; true"
 
 def test_descriptors(host: Host, image: Image) -> None:
     program = ("prlimit", "--nofile=80:80", sys.executable, "-m", "labyard.faas")
-    host.start(program=program, total_concurrency=256, observer_interval=1)
+    # The daemon's own patience: a handler that cannot be accepted has descriptors which others wait for.
+    host.start(program=program, total_concurrency=256, observer_interval=1, connect_timeout=None)
     ip = host.function("th", image(), {"concurrency": 256})
     assert host.get(ip).status == 200
     host.settle()
@@ -69,6 +70,7 @@ def test_space_of_the_root(host: Host, image: Image) -> None:
     host.start(root="/var/lib/small")
     ip = host.function("th", image())
     assert host.get(ip).status == 200
+    host.last("th")
     registry = host.path("/var/lib/small/registry.json").read_bytes()
     host.run("sh", "-c", FILL.format("/var/lib/small"))
     for name in ("th", "new"):

@@ -37,6 +37,8 @@ def test_from_deploy_to_rm(host: Host, image: Callable[..., bytes]) -> None:
     assert failure.stderr.startswith("502 handler exited with code 3 before it connected")
     assert "something is wrong" in failure.stderr
 
+    for name in ("good", "bad"):
+        host.last(name)
     records = json.loads(labyard(host, "logs", "bad", "--json").stdout)
     assert [(record["result"], record["exit_code"]) for record in records] == [("exited", 3)]
     assert "1 requests, median" in labyard(host, "stats", "good").stdout

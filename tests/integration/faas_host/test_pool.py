@@ -25,6 +25,31 @@ def await_parked(host: Host, name: str, count: int = 1) -> None:
     wait_until(lambda: parked(host, name) == count, lambda: f"{count} parked: {parked(host, name)}")
 
 
+def pid_of_parked(host: Host) -> int:
+    """Of the only one, once what is left of those before it is gone and the runtime has said which process it is."""
+
+    def pid() -> int | None:
+        there = host.listing("/run/faasd/warm")
+        return int(host.path(f"/run/faasd/warm/{there[0]}/pid").read_text()) if len(there) == 1 else None
+
+    return wait_until(pid, "one is parked", despite=(OSError, ValueError))
+
+
+def await_warm_hit(host: Host, ip: str) -> None:
+    """Ask until a parked handler serves: that a function is asked for keeps its pool filled."""
+
+    def hits() -> int:
+        return int(host.api("GET", "/api/function/th").json["stats"]["warm_hits"])
+
+    before = hits()
+
+    def is_hit() -> bool:
+        assert host.get(ip).status == 200
+        return hits() > before
+
+    wait_until(is_hit, "a parked handler serves")
+
+
 @pytest.mark.parametrize("freeze", [0, 1])
 def test_parked_handlers_serve_and_are_replaced(host: Host, image: Image, freeze: int) -> None:
     host.start(warm=1, warm_freeze=freeze)
@@ -38,7 +63,8 @@ def test_parked_handlers_serve_and_are_replaced(host: Host, image: Image, freeze
     stats = host.api("GET", "/api/function/th").json
     assert (stats["stats"]["warm_hits"], stats["stats"]["warm_misses"]) == (10, 0)
     await_parked(host, "th")
-    assert host.api("GET", "/api/function/th").json["pool"]["rss"] > 1 << 20
+    # The runtime says a moment later which process it is.
+    wait_until(lambda: host.api("GET", "/api/function/th").json["pool"]["rss"] > 1 << 20, "its memory is known")
     assert host.stop() == 0
     host.settle()
 
@@ -61,8 +87,7 @@ def test_dead_parked_handler_is_nobody_s_trouble(host: Host, image: Image) -> No
     ip = host.function("th", image())
     for _ in range(10):
         await_parked(host, "th")
-        pid = int((next(host.path("/run/faasd/warm").iterdir()) / "pid").read_text())
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid_of_parked(host), signal.SIGKILL)
         assert host.get(ip).status == 200
         # One that serves in between: after three deaths in a row that it noticed, the daemon parks none for a while.
         await_parked(host, "th")
@@ -76,7 +101,8 @@ def test_handler_that_does_not_stay_is_given_up_for_a_while(host: Host, image: I
     wait_until(lambda: "dies: no handlers are parked for 60 s" in host.log(), "it is given up")
     host.settle()
     # Requests go on, cold: this one ends as the handler does.
-    assert host.get(ip).json["detail"] == "handler exited with code 3 without an answer"
+    # Whether it had connected by then is between the two.
+    assert host.get(ip).json["detail"].startswith("handler exited with code 3 ")
     host.settle()
 
 
@@ -102,11 +128,11 @@ def test_removed_function_s_handlers_end(host: Host, image: Image) -> None:
 def test_idle_pool_empties_and_fills_again(host: Host, image: Image) -> None:
     host.start(warm=1, warm_idle=2)
     ip = host.function("th", image())
-    await_parked(host, "th")
-    await_parked(host, "th", 0)
+    await_warm_hit(host, ip)
+    wait_until(lambda: host.api("GET", "/api/function/th").json["pool"]["wanted"] == 0, "none is wanted")
     host.settle()
-    assert host.get(ip).status == 200
-    await_parked(host, "th")
+    assert parked(host, "th") == 0
+    await_warm_hit(host, ip)
 
 
 def test_at_most_half_of_all_slots(host: Host, image: Image) -> None:
@@ -120,9 +146,9 @@ def test_at_most_half_of_all_slots(host: Host, image: Image) -> None:
 
 def test_time_limit_begins_with_the_request(host: Host, image: Image) -> None:
     host.start(warm=1)
-    ip = host.function("th", image("slow", "0"), {"timeout": 3, "warm": 1})
+    ip = host.function("th", image("slow", "0"), {"timeout": 8, "warm": 1})
     await_parked(host, "th")
-    time.sleep(3.5)
+    time.sleep(8.5)
     assert host.get(ip).status == 200
 
 

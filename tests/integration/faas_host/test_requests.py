@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from integration.faas_host.conftest import UNHURRIED
 from labyard.testing.faas.host import Host
 from labyard.testing.waiting import wait_until
 
@@ -18,7 +19,7 @@ Image = Callable[..., bytes]
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """One daemon for the tests of this file, each with functions of its own."""
-    host = Host(tmp_path_factory.mktemp("host"))
+    host = Host(tmp_path_factory.mktemp("host"), **UNHURRIED)
     host.start()
     yield host
     host.close()
@@ -80,7 +81,7 @@ class TestHandoff:
         assert reply.body == b"until the end of the stream"
 
     def test_answer_is_complete_though_the_handler_goes_on(self, shared: Host, image: Image) -> None:
-        ip = shared.function("goes-on", image("goes-on"), {"timeout": 4})
+        ip = shared.function("goes-on", image("goes-on"), {"timeout": 8})
         with shared.connect(ip) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             data = b""

@@ -20,6 +20,7 @@ from labyard.netboot.app import build
 from labyard.netboot.models import Image, ImageStatus
 from labyard.netboot.service import Netboot
 from labyard.netboot.settings import Settings
+from labyard.testing.waiting import PATIENCE, wait_until
 
 PASSWORD = "Correct-horse-7"
 MACHINE = {
@@ -47,6 +48,8 @@ def settings(tmp_path: Path) -> Settings:
         secret_key="k" * 40,
         admin_password=PASSWORD,
         observer_interval_seconds=3600,
+        step_timeout_seconds=PATIENCE,
+        dhcp_timeout_seconds=PATIENCE,
     )
 
 
@@ -74,9 +77,22 @@ class Client:
         return self.call("DELETE", path, **given)
 
 
+@pytest.fixture(autouse=True)
+def patient_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still is no silent daemon. The contract's limit is the subject of one test."""
+    monkeypatch.setattr("labyard.netboot.service.network.WITHIN", PATIENCE)
+    monkeypatch.setattr("labyard.netboot.adapters.services.STATUS_SECONDS", PATIENCE)
+
+
+def until_looked(client: TestClient) -> None:
+    """Until the observer's first look is over: it mends what it finds, also what a test breaks meanwhile."""
+    observer = client.app.state.netboot.observer  # type: ignore[attr-defined]
+    wait_until(lambda: observer.last, "the observer has looked")
+
+
 @pytest.fixture
 def make_service(settings: Settings, quick_hashes: None) -> Iterator[Callable[[], TestClient]]:
-    """Starts the service; called again, it is the service after a restart."""
+    """Starts the service; called again, it is the service after a restart. Its observer has looked once."""
     running: list[TestClient] = []
 
     def start() -> TestClient:
@@ -85,6 +101,7 @@ def make_service(settings: Settings, quick_hashes: None) -> Iterator[Callable[[]
         client = TestClient(build(settings, make_adapters(settings)), raise_server_exceptions=False)
         client.__enter__()
         running.append(client)
+        until_looked(client)
         return client
 
     yield start

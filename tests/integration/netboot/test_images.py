@@ -9,8 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -499,10 +498,18 @@ class TestCutOff:
 
     def test_client_stands_still(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.2)
+        given_up = threading.Event()
+        close = uploads._Form.close
+
+        def closed(form: Any) -> None:
+            close(form)
+            given_up.set()
+
+        monkeypatch.setattr(uploads._Form, "close", closed)
 
         def body() -> Iterator[bytes]:
             yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.raw"\r\n\r\n' + bytes(2 * MIB)
-            time.sleep(1)
+            given_up.wait(PATIENCE)
             yield b"\r\n--x--\r\n"
 
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -762,11 +769,14 @@ class TestImport:
         assert service.audited() == []
 
 
+# Its conversions get as far as their partial output, and stay there until it is killed.
 CHILD = """
 import sys, time
 from pathlib import Path
+from labyard.netboot.service.images import work
 sys.path.insert(0, sys.argv[2])
 from test_images import Service
+work.sync = lambda part: time.sleep(600)
 service = Service(Path(sys.argv[1]))
 print(service.port, flush=True)
 time.sleep(600)
@@ -878,16 +888,24 @@ class TestRestart:
         finally:
             service.stop()
 
-    def test_stop_ends_the_work_and_the_next_start_does_it(self, tmp_path: Path) -> None:
+    def test_stop_ends_the_work_and_the_next_start_does_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def slow(verb: str, *rest: str, tool: Callable[..., list[str]] = qemu_img._qemu_img) -> list[str]:
+            return tool(verb, *(["-r", "1M"] if verb == "convert" else []), *rest)
+
         service = Service(tmp_path / "state")
         file = tmp_path / "a.raw"
         with file.open("wb") as content:
             for _ in range(128):
                 content.write(os.urandom(MIB))
         service.ready(file, "one")
-        service.http.post("/1/convert", json={"target_format": "qcow2"})
-        wait_until(lambda: list(service.folder.glob("*.part")), "the conversion has begun")
-        service.stop()
+        with monkeypatch.context() as patch:
+            patch.setattr(qemu_img, "_qemu_img", slow)  # two minutes: it is not over before it is stopped
+            service.http.post("/1/convert", json={"target_format": "qcow2"})
+            wait_until(lambda: list(service.folder.glob("*.part")), "the conversion has begun")
+            service.stop()
+        assert service.audited() == ["image_created"]
         assert not list(service.folder.glob("*.part"))
         service = Service(tmp_path / "state")
         try:

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from labyard.netboot.adapters.fake import Fault
 from labyard.netboot.adapters.ipxe import generate_generic_script
-from labyard.netboot.service import Netboot
+from labyard.netboot.service import Netboot, network
 from labyard.netboot.settings import Settings
 from labyard.testing.waiting import PATIENCE
 
@@ -44,6 +44,7 @@ class TestDhcp:
         self, viewer: Client, netboot: Netboot, monkeypatch: pytest.MonkeyPatch, trouble: str
     ) -> None:
         dhcp = netboot.provision.adapters.dhcp
+        monkeypatch.setattr(network, "WITHIN", 1.8)
 
         def odd() -> None:
             if trouble == "hangs":

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from labyard.core.adapter import AdapterError
+from labyard.netboot.adapters import qmp
 from labyard.netboot.adapters.disks import OverlaySeen, OverlaySpec
 from labyard.netboot.adapters.overlays import Overlays
 from labyard.netboot.adapters.qmp import Qmp
@@ -46,7 +47,11 @@ class Daemon:
         self.socket.unlink(missing_ok=True)
         chardev = f"socket,id=qmp,path={self.socket},server=on,wait=off"
         self.process = subprocess.Popen([BINARY, "--chardev", chardev, "--monitor", "chardev=qmp"])
-        wait_until(self.socket.exists, f"{BINARY} listens")
+        wait_until(self.answers, f"{BINARY} answers", despite=AdapterError)
+
+    def answers(self) -> bool:
+        with Qmp(self.socket, PATIENCE).talk(patience=0):
+            return True
 
     def stop(self, how: signal.Signals) -> None:
         assert self.process is not None
@@ -309,12 +314,19 @@ class TestCrash:
         assert set(disks.observed()) == {ONE}
 
     def test_verbs_wait_for_a_daemon_that_comes_back(
-        self, daemon: Daemon, disks: Overlays, spec: Callable[..., OverlaySpec]
+        self,
+        daemon: Daemon,
+        disks: Overlays,
+        spec: Callable[..., OverlaySpec],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr(qmp, "RESTART_SECONDS", PATIENCE)
         disks.apply(spec())
         daemon.stop(signal.SIGKILL)
-        threading.Timer(1, daemon.start).start()
+        restart = threading.Timer(1, daemon.start)
+        restart.start()
         disks.apply(spec())
+        restart.join()
         assert read(disks.export_path(ONE), 0, 4) == b"base"
 
     def test_a_hung_daemon_is_an_error_in_time(

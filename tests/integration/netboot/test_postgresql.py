@@ -5,14 +5,10 @@ What existing tests ask of the database they ask here once more, of a real serve
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,10 +26,11 @@ from labyard.netboot.app import build
 from labyard.netboot.models import BootEventType, BootSession, EventSource, Image, Machine, Target
 from labyard.netboot.service import Netboot
 from labyard.netboot.settings import Settings
-from labyard.testing.waiting import wait_until
+from labyard.testing.waiting import PATIENCE
 
+from .. import redis_server
 from ..postgresql import Server, server
-from .conftest import MACHINE, PASSWORD, Client
+from .conftest import MACHINE, PASSWORD, Client, until_looked
 from .test_machines import (  # noqa: F401
     test_deleted_machine_is_hidden_and_can_be_made_again,
     test_mac_change_is_applied_or_refused_never_ignored,
@@ -233,6 +230,8 @@ class TestTwoInstances:
                 stack.enter_context(TestClient(build(settings, adapters), raise_server_exceptions=False))
                 for _ in range(2)
             )
+            for client in (first, second):
+                until_looked(client)
             answer = first.post("/auth/login", json={"username": "admin", "password": PASSWORD})
             token = answer.json()["access_token"]
             yield Client(first, token), Client(second, token)
@@ -243,19 +242,11 @@ class TestTwoInstances:
         return found
 
     @pytest.fixture
-    def redis(self) -> Iterator[str]:
-        # Not tmp_path for the socket: the path may be too long.
-        with tempfile.TemporaryDirectory() as folder:
-            socket = f"{folder}/redis.sock"
-            command = ["redis-server", "--port", "0", "--unixsocket", socket, "--dir", folder, "--save", ""]
-            # redis-tools has the server under this name, and unlike redis-server starts no service when installed.
-            program = shutil.which("redis-check-rdb")
-            assert program, "apt-get install redis-tools"
-            process = subprocess.Popen(command, executable=program, stdout=subprocess.DEVNULL)
-            wait_until(lambda: Path(socket).is_socket(), "Redis listens")
-            yield f"redis+unix://{socket}"
-            process.kill()
-            process.wait()
+    def redis(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        """Its address. One that stands still for a moment is not away."""
+        monkeypatch.setattr("labyard.core.ratelimit.REDIS_TIMEOUT", PATIENCE)
+        with redis_server.server() as running:
+            yield f"redis+{running.url}"
 
     @pytest.fixture
     def machine(self, pair: tuple[Client, Client], test_image: Image) -> int:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-import time
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from labyard.core import steps
 from labyard.core.models import AuditLog
+from labyard.core.steps import Step
 from labyard.netboot.adapters.dhcp import Reservation
 from labyard.netboot.adapters.fake import Fault
 from labyard.netboot.adapters.reservations import BadReservations
 from labyard.netboot.models import BootSession, Image
-from labyard.netboot.service import Netboot
+from labyard.netboot.service import Netboot, start
+from labyard.testing.waiting import PATIENCE
 
 from .conftest import GIB, PASSWORD, Client
 
@@ -97,22 +101,37 @@ def test_a_failed_step_is_undone_and_the_next_start_works(
     fault: Fault,
     code: str,
     step: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = getattr(netboot.provision.adapters, adapter)
     fake.faults["apply"] = fault
-    if fault is Fault.HANG:
-        netboot.settings.step_timeout_seconds = netboot.settings.dhcp_timeout_seconds = 0.5
-    answer = operator.post(START, json=BODY)
+    over = threading.Event()
+
+    def hasty(name: str, run: Callable[[], object], *rest: Any) -> Step:
+        """The step that hangs is given up soon, no other, and `over` tells of its end."""
+        if name != step:
+            return Step(name, run, *rest)
+
+        def to_the_end() -> None:
+            try:
+                run()
+            finally:
+                over.set()
+
+        return Step(name, to_the_end, *rest[:-1], timeout=0.5)
+
+    with monkeypatch.context() as patch:
+        if fault is Fault.HANG:
+            patch.setattr(start, "Step", hasty)
+            patch.setattr(steps, "call", lambda undo, _, call=steps.call: call(undo, PATIENCE))
+        answer = operator.post(START, json=BODY)
     assert answer.status_code == 500, answer.text
     assert answer.json()["error"] == code
     assert answer.json()["detail"].startswith(f"Session start failed at step {step}: ")
     fake.faults["apply"] = Fault.OK
     fake.released.set()
-    netboot.settings.step_timeout_seconds = netboot.settings.dhcp_timeout_seconds = 30
     # A step that hung may still do its work, after its undo: the observer mends that too.
-    late = time.monotonic() + 2 if fault is Fault.HANG else 0
-    while time.monotonic() < late and not fake.observed():
-        time.sleep(0.02)
+    assert fault is Fault.RAISE or over.wait(PATIENCE)
     netboot.observer.check(repair=True)
     nothing_is_left(netboot)
     assert operator.get("/api/v1/targets").json()["total"] == 0
@@ -443,8 +462,14 @@ class TestBootEvents:
         assert service.get("/api/v1/ipxe/script/wrong/events/ipxe_load").status_code == 404
 
     def test_repeats_are_merged(
-        self, service: TestClient, operator: Client, netboot: Netboot, test_session: Any
+        self,
+        service: TestClient,
+        operator: Client,
+        netboot: Netboot,
+        test_session: Any,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr("labyard.netboot.service.boot.MERGE_WITHIN", timedelta(seconds=PATIENCE))
         for _ in range(3):
             service.get(f"{self.url(netboot, test_session)}/events/ipxe_load")
         events = operator.get(f"/api/v1/sessions/{test_session['session']['id']}/events").json()

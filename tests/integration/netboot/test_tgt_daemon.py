@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from labyard.core.adapter import AdapterError
 from labyard.netboot.adapters.iscsi import Connection, Lun, TargetSpec
@@ -29,9 +30,7 @@ class Daemon:
     """A tgtd that nobody else speaks to."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.socket = folder / "socket.1"
         environment = os.environ | {
             "TGT_IPC_SOCKET": str(folder / "socket"),
@@ -112,7 +111,7 @@ def tgt(settings: Settings) -> Iterator[Tgt]:
 
 @pytest.fixture
 def wire(daemon: Daemon) -> Wire:
-    return Wire(daemon.socket, 5)
+    return Wire(daemon.socket, PATIENCE)
 
 
 @pytest.fixture
@@ -386,10 +385,11 @@ class TestNoAnswer:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
             server.listen()
+            patient = Tgt(Settings(tgt_socket=path, state_dir=tmp_path, step_timeout_seconds=3 * PATIENCE))
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(lambda: server.accept()[0].close())
                 with pytest.raises(AdapterError, match=r"hung up|Broken pipe|reset"):
-                    tgt.ping()
+                    patient.ping()
 
     def test_answers(self, tgt: Tgt) -> None:
         tgt.ping()

@@ -39,6 +39,7 @@ from integration.vms.results import (
     pytest_terminal_summary,
 )
 from labyard.core.database import Database
+from labyard.testing.waiting import PATIENCE
 from labyard.vms.app import build
 from labyard.vms.observer import Observer
 from labyard.vms.service.manager import VmManager
@@ -296,7 +297,7 @@ def service_settings(
         # The address 169.254.169.254 can be one worker's only.
         "metadata_bind_ip": next(SUBNET.hosts()),
         "stop_timeout": 2,
-        "detach_timeout": 5,
+        "detach_timeout": PATIENCE,
         "observer_interval": 3600,
     }
 

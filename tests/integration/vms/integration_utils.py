@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from labyard.testing.waiting import wait_until
+from labyard.testing.waiting import PATIENCE, wait_until
 
 TEMPLATES = {  # name: CPUs, MiB
     "small": (1, 512),
@@ -37,7 +37,7 @@ _POLL = 0.1
 
 
 def wait_for_vm_state(
-    client: TestClient, vm_id: str, state: str, timeout: float = 30, interval: float = 0.2
+    client: TestClient, vm_id: str, state: str, timeout: float = PATIENCE, interval: float = 0.2
 ) -> dict[str, Any]:
     """The VM's JSON when it is in this state. TimeoutError names the last state and its reason."""
     deadline = time.monotonic() + timeout
@@ -54,7 +54,7 @@ def wait_for_vm_state(
         time.sleep(interval)
 
 
-def verify_qemu_process(vm_id: str, expected: bool = True, timeout: float = 5) -> int | None:
+def verify_qemu_process(vm_id: str, expected: bool = True, timeout: float = PATIENCE) -> int | None:
     """The pid of the VM's QEMU, or None; AssertionError when that is not as expected within `timeout` seconds."""
 
     def pid() -> int | None:

@@ -29,15 +29,27 @@ from labyard.testing.waiting import PATIENCE, wait_until
 pytestmark = pytest.mark.integration
 
 BASE_SIZE = 128 * 1024 * 1024
+# Said to a service before it runs, so that what it is killed in is not over before.
+STARTS_DO_NOT_END = """
+import time
+from labyard.vms.service.desk import Listening
+Listening.wait_start = lambda self: time.sleep(600)
+"""
+COPIES_TAKE_MINUTES = """
+from labyard.vms.adapters import qemu_img
+run = qemu_img._run
+qemu_img._run = lambda seconds, verb, *rest: run(seconds, verb, *(["-r", "1M"] if verb == "convert" else []), *rest)
+"""
 
 
 class Service:
-    """`python -m labyard.vms`, a process of its own, and its client."""
+    """`python -m labyard.vms`, a process of its own, and its client. `first` is done before."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], first: str = "") -> None:
         port = free_port()
         environment = {f"VMAN_{name.upper()}": str(value) for name, value in (settings | {"bind_port": port}).items()}
-        self.process = subprocess.Popen([sys.executable, "-m", "labyard.vms"], env=os.environ | environment)
+        code = f"{first}\nimport runpy\nrunpy.run_module('labyard.vms', run_name='__main__')"
+        self.process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | environment)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
         wait_until(self._answers, "the service answers")
 
@@ -75,8 +87,8 @@ def run_service(
     """Starts the service as a process. After it was killed, `start_service` is the next one."""
     running: list[Service] = []
 
-    def run(**changes: Any) -> Service:
-        running.append(Service(service_settings | changes))
+    def run(first: str = "", **changes: Any) -> Service:
+        running.append(Service(service_settings | changes, first))
         return running[-1]
 
     yield run
@@ -105,7 +117,7 @@ def all_is_well(client: httpx.Client, vm_id: str) -> None:
 def test_killed_while_it_starts_a_machine(
     run_service: Callable[..., Service], start_service: Callable[..., TestClient], test_db: Database
 ) -> None:
-    service = run_service()
+    service = run_service(STARTS_DO_NOT_END)
     vm_id = make(service.client)
 
     def has_address() -> Any:
@@ -173,7 +185,7 @@ def test_killed_while_it_makes_a_machine(
     base = temp_storage / "base.raw"
     base.write_bytes(os.urandom(BASE_SIZE))
     settings = {"default_boot_disk": base, "root_disk_clone": "copy"}
-    service = run_service(**settings)
+    service = run_service(COPIES_TAKE_MINUTES, **settings)
     template = create_test_template(service.client)["name"]
     body = {"template_name": template, "name": "web-1"}
     folder = temp_storage / "vms/web-1"

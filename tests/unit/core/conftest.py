@@ -25,6 +25,7 @@ from labyard.core.health import Check
 from labyard.core.models import AuditLog
 from labyard.core.ratelimit import Rule
 from labyard.core.settings import ServiceSettings
+from labyard.testing.waiting import PATIENCE
 
 SERVICE = ServiceInfo("labyard-netboot", "Netboot", "Diskless boot", "1.2.3", "labyard_netboot")
 ADMIN = {"username": "admin", "password": "admin123"}
@@ -97,6 +98,12 @@ def quiet() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def patient_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A health check that has to wait for a busy machine is none that fails."""
+    monkeypatch.setattr(Check.__init__, "__defaults__", (PATIENCE, False))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from labyard.core.adapter import AdapterError
 from labyard.core.database import Database
 from labyard.core.health import Check
-from labyard.testing.waiting import PATIENCE
+from labyard.testing.waiting import PATIENCE, wait_until
 
 from .conftest import MakeApp
 
@@ -88,6 +88,7 @@ class TestHealth:
             try:
                 for _ in range(5):
                     client.get("/health/detailed")
+                wait_until(lambda: calls, "it has begun")
                 assert len(calls) == 1
             finally:
                 released.set()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from labyard.faas.registry import Function, Registry
+from labyard.testing.waiting import wait_until
 
 CORE = {"ip": "10.0.0.10", "rootfs": "/var/lib/faasd/images/th/rootfs", "cmd": ["python3", "/app/handler.py"]}
 FUNCTION = Function("th", "10.0.0.10", "/var/lib/faasd/images/th/rootfs", ("python3", "/app/handler.py"))
@@ -112,6 +113,7 @@ def test_valid_at_every_read(path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
+    wait_until(lambda: seen, "it is being read")
     writers = [
         threading.Thread(target=registry.put, args=(replace(FUNCTION, name=f"f{n}", ip=f"10.0.0.{n + 20}"),))
         for n in range(20)
@@ -122,5 +124,4 @@ def test_valid_at_every_read(path: Path) -> None:
         writer.join()
     done.set()
     reader.join()
-    assert seen
     assert len(json.loads(path.read_text())) == 21

@@ -125,7 +125,7 @@ def test_public_names_without_root_and_side_effects(built: Path, tmp_path: Path)
         capture_output=True,
         text=True,
         check=False,
-        cwd="/",
+        cwd=tmp_path,
         **options,  # type: ignore[call-overload]
     )
     assert done.stderr == ""

@@ -71,12 +71,12 @@ class PlayedService(Service):
         content = json.dumps(said).encode() if self.fail else words + body
         status = f"502 {self.fail}" if self.fail else "200 OK"
         head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(content)}\r\n\r\n"
-        # Here before the answer, so that tests need not wait for the record.
+        # Here before the answer, so that tests need not wait for the record and the slot.
         self.stats.add(call.function, record)
+        self.dispatcher.done(call)
         if self.fail != "close":
             call.sock.sendall(head.encode() + content)
         call.sock.close()
-        self.dispatcher.done(call)
 
 
 class Daemon:

@@ -13,10 +13,12 @@ from live_server import LiveServer
 from ports import free_port
 from structlog.testing import capture_logs
 
+from labyard.core.health import Check
 from labyard.netboot.app import build
 from labyard.netboot.client import Client
 from labyard.netboot.service import Netboot
 from labyard.netboot.settings import Settings
+from labyard.testing.waiting import PATIENCE, wait_until
 
 PASSWORD = "Correct-horse-7"
 DISK = b"\0" * 510 + b"\x55\xaa"  # a disk with a boot sector
@@ -54,6 +56,9 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_hashes: None) ->
     for name in [name for name in os.environ if name.startswith("LABYARD_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # A machine that stands still is no silent daemon.
+    monkeypatch.setattr("labyard.netboot.service.network.WITHIN", PATIENCE)
+    monkeypatch.setattr(Check.__init__, "__defaults__", (PATIENCE, False))
     settings = Settings(
         state_dir=tmp_path / "state",
         iscsi_backend="fake",
@@ -75,7 +80,10 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_hashes: None) ->
     # Its log would be in what commands and modules print.
     with capture_logs(), Client(url, "admin", PASSWORD, cache=tmp_path / "cache/labyard") as client:
         server = LiveServer(lambda: build(settings), settings.http_port)
-        yield Service(settings, server, url, PASSWORD, client)
+        service = Service(settings, server, url, PASSWORD, client)
+        # It mends what it finds, also what a test breaks meanwhile.
+        wait_until(lambda: service.netboot.observer.last, "the observer has looked")
+        yield service
         server.stop()
 
 

@@ -236,7 +236,9 @@ def fake(tmp_path: Path) -> Iterator[FakeKea]:
 
 
 @pytest.fixture
-def kea(tmp_path: Path) -> Kea:
+def kea(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kea:
+    # A machine that stands still is no silent Kea.
+    monkeypatch.setattr(services, "STATUS_SECONDS", PATIENCE)
     return Kea(
         Settings(
             kea_socket=tmp_path / "kea",

@@ -15,7 +15,14 @@ from labyard.netboot.adapters import services
 from labyard.netboot.settings import Settings
 from labyard.testing.waiting import PATIENCE
 
-PROGRAM = "labyard-sleeper"
+# Of this worker of pytest-xdist alone: programs are looked for on the whole machine, by 15 characters of their names.
+PROGRAM = f"labyard-{os.getpid()}"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still is no silent systemctl."""
+    monkeypatch.setattr(services, "STATUS_SECONDS", PATIENCE)
 
 
 def settings(manager: str) -> Settings:
@@ -94,7 +101,8 @@ def test_a_process_is_found_and_restarted_with_its_own_command(program: Path) ->
     assert command == [str(program), "600"]
 
 
-def test_a_process_that_fails_at_once_is_said(program: Path) -> None:
+def test_a_process_that_fails_at_once_is_said(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "START_SECONDS", PATIENCE)
     with pytest.raises(services.CommandFailed, match="invalid time interval"):
         services.restart(settings("process"), PROGRAM, [str(program), "soon"], PATIENCE)
 

@@ -107,7 +107,7 @@ def test_time_that_is_over_while_artefacts_are_collected_ends_no_run(pytester):
             request.node.stash[plugin.VMS] = [None]
             monkeypatch.setattr(artefacts, "collect", lambda vm, folder: time.sleep(60))
 
-        @pytest.mark.timeout(1)
+        @pytest.mark.timeout(5)
         def test_fails(vm_of_a_busy_machine):
             raise AssertionError("the reason")
 

@@ -280,7 +280,7 @@ def test_follow_waits_for_a_service_that_is_away_and_gives_up(
 ) -> None:
     monkeypatch.setattr(vms_client, "PAUSE_SECONDS", 0.05)
     service.consoles[web] = b"one\n"
-    following = Client(fake.url).follow(web, give_up=0.3)
+    following = Client(fake.url).follow(web, give_up=PATIENCE)
     assert next(following) == "one\n"
     service.consoles[web] += b"two\n"
     cut = iter([True, True])
@@ -291,9 +291,11 @@ def test_follow_waits_for_a_service_that_is_away_and_gives_up(
 
     fake.on_request = cut_off
     assert next(following) == "two\n"
+    hasty = Client(fake.url).follow(web, give_up=0.3)
+    assert next(hasty) == "one\ntwo\n"
     fake.stop()
     with pytest.raises(ClientError, match="nothing answers"):
-        next(following)
+        next(hasty)
 
 
 def test_follow_ends_with_control_c(fake: FakeServer, web: str, service: Service) -> None:

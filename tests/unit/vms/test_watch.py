@@ -138,12 +138,22 @@ class TestReconciliation:
         assert lab.row().state_reason == RECONNECT and lab.leases() == []
 
     def test_a_hypervisor_that_finds_out_late(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("labyard.vms.service.manager.SETTLING", (0, 0.2))
+        looked, found_out = threading.Event(), threading.Event()
+        reconcile = lab.manager.watch.reconcile
+
+        def look(reason: str) -> None:
+            reconcile(reason)
+            looked.set()
+            assert found_out.wait(PATIENCE)
+
+        monkeypatch.setattr(lab.manager.watch, "reconcile", look)
+        monkeypatch.setattr("labyard.vms.service.manager.SETTLING", (0, 0))
         lab.make(running=True)
         lab.hypervisor.reconnected()
-        time.sleep(0.1)
+        assert looked.wait(PATIENCE)
         assert lab.row().state == "running"
         lab.hypervisor.all["web"].active = False
+        found_out.set()
         lab.until("error")
         assert lab.leases() == []
 

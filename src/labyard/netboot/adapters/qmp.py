@@ -17,6 +17,8 @@ from labyard.core.adapter import AdapterError
 
 Command = tuple[str, Mapping[str, Any]]
 
+RESTART_SECONDS = 3.0  # for a daemon that is not there: its unit brings it back in about one
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -117,8 +119,8 @@ class Qmp:
         self._turn = threading.Lock()
 
     @contextmanager
-    def talk(self, patience: float = 3.0) -> Iterator[Talk]:
-        """`patience`: seconds to wait for a daemon that is not there, since its unit brings it back in about one.
+    def talk(self, patience: float | None = None) -> Iterator[Talk]:
+        """`patience`: seconds to wait for a daemon that is not there, RESTART_SECONDS if not given.
 
         AdapterError when it is not there, goes away or is too slow, in the conversation too.
         """
@@ -126,7 +128,8 @@ class Qmp:
         if not self._turn.acquire(timeout=self._timeout):
             raise AdapterError(self._too_slow())
         try:
-            with closing(self._begin(began + patience, began + self._timeout)) as talk:
+            patient_until = began + (RESTART_SECONDS if patience is None else patience)
+            with closing(self._begin(patient_until, began + self._timeout)) as talk:
                 yield talk
         except TimeoutError:
             raise AdapterError(self._too_slow()) from None

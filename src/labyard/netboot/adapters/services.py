@@ -14,6 +14,7 @@ from labyard.core.adapter import AdapterError
 from labyard.netboot.settings import Settings
 
 STATUS_SECONDS = 1.5  # a status must be answered within 2 s
+START_SECONDS = 0.5  # that a daemon which stays in the foreground has to fail
 # What the daemons of the distribution's units are called where there is no systemd to ask for the unit.
 _PROGRAMS = {"kea-dhcp4-server": "kea-dhcp4", "isc-dhcp-server": "dhcpd", "tftpd-hpa": "in.tftpd", "tgt": "tgtd"}
 
@@ -94,14 +95,14 @@ def _end(pid: int, timeout: float) -> None:
 
 
 def _start(command: list[str]) -> None:
-    """Start a daemon in a session of its own. One that stays in the foreground has half a second to fail."""
+    """Start a daemon in a session of its own. One that stays in the foreground has START_SECONDS to fail."""
     with tempfile.TemporaryFile() as said:
         try:
             # Not waited for on success: a daemon outlives the one that starts it.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
             )
-            code = process.wait(0.5)
+            code = process.wait(START_SECONDS)
         except subprocess.TimeoutExpired:
             return
         except OSError as error:

@@ -52,8 +52,11 @@ class Groups:
 
     @staticmethod
     def _processes(folder: Path) -> list[int]:
-        files = [folder / "cgroup.procs", *folder.rglob("*/cgroup.procs")]
-        return [int(line) for file in files for line in file.read_text().split()]
+        found: list[int] = []
+        for file in (folder / "cgroup.procs", *folder.rglob("*/cgroup.procs")):
+            with suppress(OSError):  # a runtime that is being killed has removed the group
+                found += [int(line) for line in file.read_text().split()]
+        return found
 
 
 def _parents() -> list[Path]:

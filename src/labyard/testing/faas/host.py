@@ -54,7 +54,9 @@ class Reply:
 
 
 class Host:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
+        """`settings`: of each daemon that is started here, unless it is given others."""
+        self.settings = settings
         self.groups = Groups()
         (folder / "lib").mkdir()
         self.log_path = folder / "faasd.log"
@@ -88,12 +90,13 @@ class Host:
     # The daemon
 
     def start(self, *, program: tuple[str, ...] = (sys.executable, "-m", "labyard.faas"), **settings: object) -> None:
-        """Start faasd and wait until its API answers. Settings by name, without their prefix."""
+        """Start faasd and wait until its API answers. Settings by name, without their prefix; None: its own."""
         self.launch(program=program, **settings)
         wait_until(self.is_up, "the API answers")
 
     def launch(self, *, program: tuple[str, ...] = (sys.executable, "-m", "labyard.faas"), **settings: object) -> None:
-        given = {f"LABYARD_FAAS_{name.upper()}": str(value) for name, value in settings.items()}
+        settings = {**self.settings, **settings}
+        given = {f"LABYARD_FAAS_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
         self.environment = {**os.environ, **given}
         with self.log_path.open("ab") as log:
             self.daemon = subprocess.Popen(
