@@ -182,7 +182,7 @@ def test_what_is_done_at_the_charger_is_seen(pair: Pair) -> None:
 
 
 def test_the_socket_tells_changes_and_each_second_of_charging(pair: Pair) -> None:
-    with connect(f"ws://127.0.0.1:{pair.gateway.port}/ws") as socket:
+    with connect(f"ws://127.0.0.1:{pair.gateway.port}/ws", open_timeout=PATIENCE) as socket:
         socket.recv(PATIENCE)
         pair.charge()
         seen: list[dict[str, Any]] = []

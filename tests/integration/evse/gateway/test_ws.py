@@ -21,7 +21,7 @@ def receive(socket: ClientConnection, key: str) -> Any:
 
 
 def open_socket(gateway: GatewayProcess) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{gateway.port}/ws")
+    return connect(f"ws://127.0.0.1:{gateway.port}/ws", open_timeout=PATIENCE)
 
 
 def test_begins_with_the_whole_status(lone: GatewayProcess) -> None:
