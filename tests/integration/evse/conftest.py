@@ -17,6 +17,8 @@ from labyard.testing.evse import Pair, Pairs, Settings, backend_of
 
 # Fixtures that use the ports of the port plan. Those of sharing/ have a network of their own.
 ALONE = {"evse_pairs", "pairs_with"}
+# socat makes its link at once, on a machine that lets it.
+PATIENT = {"LABYARD_EVSE_PTY_WAIT": "30"}
 _began = time.monotonic()
 
 
@@ -65,7 +67,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture
 def evse_pairs(tmp_path: Path) -> Iterator[Pairs]:
     """Starts pairs, and stops at the end those that it started."""
-    settings = Settings.from_environment()
+    settings = Settings.from_environment(PATIENT | os.environ)
     with Pairs(settings, backend_of(settings, tmp_path)) as pairs:
         yield pairs
 
@@ -76,7 +78,7 @@ def pairs_with(tmp_path: Path) -> Iterator[Callable[..., Pairs]]:
     with ExitStack() as stack:
 
         def make(**environment: str) -> Pairs:
-            settings = Settings.from_environment(environment)
+            settings = Settings.from_environment(PATIENT | environment)
             folder = tmp_path / f"pairs-{len(list(tmp_path.iterdir()))}"
             folder.mkdir()
             return stack.enter_context(Pairs(settings, backend_of(settings, folder)))

@@ -12,6 +12,7 @@ import requests
 
 from integration.evse.peers import discover, hosts_of, peers_of, post_peer, wait_until_all_found
 from labyard.testing.evse import Pair
+from labyard.testing.waiting import PATIENCE
 
 StartPair = Callable[..., Pair]
 StartGroup = Callable[[int], list[Pair]]
@@ -28,7 +29,7 @@ class TestPeerManagement:
     def test_peers_endpoint_initial_state(self, instance_pair: StartPair) -> None:
         """A gateway that is alone and new knows no peers: a bare, empty list."""
         pair = instance_pair()
-        response = requests.get(f"{pair['native_url']}/loadsharing/peers", timeout=10)
+        response = requests.get(f"{pair['native_url']}/loadsharing/peers", timeout=PATIENCE)
         assert response.status_code == 200
         assert response.headers["Content-Type"].startswith("application/json")
         assert response.json() == []
@@ -36,7 +37,7 @@ class TestPeerManagement:
     def test_discover_trigger(self, instance_pair: StartPair) -> None:
         """A discovery can be asked for, and the answer does not wait for its end."""
         pair = instance_pair()
-        response = requests.post(f"{pair['native_url']}/loadsharing/discover", timeout=10)
+        response = requests.post(f"{pair['native_url']}/loadsharing/discover", timeout=PATIENCE)
         assert response.status_code == 200
         assert response.json() == {"msg": "done"}
         assert peers_of(pair) == [], "there is nobody to be found"
@@ -47,9 +48,7 @@ class TestPeerManagement:
         pairs = multi_instance_group(num_instances)
         hosts = hosts_of(pairs)
         discover(pairs)
-        wait_until_all_found(pairs)
-        for pair in pairs:
-            peers = peers_of(pair)
+        for pair, peers in zip(pairs, wait_until_all_found(pairs), strict=True):
             assert len(peers) == num_instances - 1
             others = {host for port, host in hosts.items() if port != pair["native_port"]}
             assert {peer["host"] for peer in peers} == others
@@ -81,7 +80,7 @@ class TestPeerManagement:
         pair = instance_pair()
         for host in (ABSENT, ALSO_ABSENT):
             assert post_peer(pair, host).status_code == 200
-        response = requests.delete(f"{pair['native_url']}/loadsharing/peers/{ABSENT}", timeout=10)
+        response = requests.delete(f"{pair['native_url']}/loadsharing/peers/{ABSENT}", timeout=PATIENCE)
         assert response.status_code == 200
         assert response.json() == {"msg": "done"}
         assert [peer["host"] for peer in peers_of(pair)] == [ALSO_ABSENT]
@@ -89,7 +88,7 @@ class TestPeerManagement:
     def test_delete_nonexistent_peer(self, instance_pair: StartPair) -> None:
         """What is not there cannot be removed: 404, with a message."""
         pair = instance_pair()
-        response = requests.delete(f"{pair['native_url']}/loadsharing/peers/nobody.local", timeout=10)
+        response = requests.delete(f"{pair['native_url']}/loadsharing/peers/nobody.local", timeout=PATIENCE)
         assert response.status_code == 404
         assert "not" in response.json()["msg"].lower()
 
@@ -116,8 +115,7 @@ class TestResponseStructure:
         pairs = multi_instance_group(2)
         assert post_peer(pairs[0], ABSENT).status_code == 200
         discover(pairs)
-        wait_until_all_found(pairs)
-        peers = peers_of(pairs[0])
+        peers = wait_until_all_found(pairs)[0]
         assert len(peers) == 2
         for peer in peers:
             assert isinstance(peer.get("id") or peer.get("name"), str)
@@ -129,7 +127,7 @@ class TestResponseStructure:
     def test_error_response_structure(self, instance_pair: StartPair) -> None:
         """An error says in words what is wrong."""
         pair = instance_pair()
-        response = requests.delete(f"{pair['native_url']}/loadsharing/peers/nobody.local", timeout=10)
+        response = requests.delete(f"{pair['native_url']}/loadsharing/peers/nobody.local", timeout=PATIENCE)
         assert response.status_code == 404
         body = response.json()
         assert isinstance(body, dict)

@@ -77,9 +77,8 @@ def test_ten_find_each_other(multi_instance_group: StartGroup) -> None:
     pairs = multi_instance_group(10)
     hosts = hosts_of(pairs)
     discover(pairs)
-    wait_until_all_found(pairs)
-    for pair in pairs:
-        online = {peer["host"] for peer in peers_of(pair) if peer["online"]}
+    for pair, peers in zip(pairs, wait_until_all_found(pairs), strict=True):
+        online = {peer["host"] for peer in peers if peer["online"]}
         assert online == {host for port, host in hosts.items() if port != pair["native_port"]}
 
 

@@ -199,7 +199,7 @@ class Manager:
 
     async def read(self, command: str) -> bool:
         """Ask the EVSE. False: there was no answer, or it made no sense."""
-        return await ask(self.rapi, self._evse, command, self._clock.now())
+        return await ask(self.rapi, self._evse, command, self._clock.now)
 
     async def flush(self) -> None:
         """Write to the EVSE what options wait for it, if it is there."""

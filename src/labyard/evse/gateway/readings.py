@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from labyard.evse.gateway.evse import Evse
@@ -10,13 +12,13 @@ from labyard.evse.gateway.rapi_client import RapiClient, Reply
 log = structlog.get_logger(__name__)
 
 
-async def ask(rapi: RapiClient, evse: Evse, command: str, now: float) -> bool:
-    """`now` is the time of the charger's clock. False: there was no answer, or it made no sense."""
+async def ask(rapi: RapiClient, evse: Evse, command: str, now: Callable[[], float]) -> bool:
+    """`now` tells the charger's time, which is that of the answer. False: there was none, or it made no sense."""
     reply = await rapi.send(command)
     if not reply.ok:
         return False
     try:
-        _take(evse, command, reply, now)
+        _take(evse, command, reply, now())
     except ValueError as problem:
         log.warning("answer makes no sense", command=command, answer=reply.text, problem=str(problem))
         return False

@@ -20,7 +20,8 @@ from labyard.testing.waiting import wait_until
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorProcess]:
     folder = tmp_path_factory.mktemp("emulator")
-    arguments = ("--serial-mode", "tcp", "--serial-tcp-port", str(free_port()), "--simulation-update-interval-ms", "50")
+    arguments = ["--serial-mode", "tcp", "--serial-tcp-port", str(free_port()), "--simulation-update-interval-ms", "50"]
+    arguments.append("--simulation-no-temperature-simulation")  # else it cools down while it rests
     with EmulatorProcess(folder, *arguments).wait_ready() as emulator:
         yield emulator
 

@@ -139,7 +139,7 @@ def frames(socket: ClientConnection, kind: str) -> dict[str, Any]:
 
 
 def test_the_web_socket(emulator: EmulatorProcess) -> None:
-    with open_socket(emulator.url.replace("http", "ws") + "/ws") as socket:
+    with open_socket(emulator.url.replace("http", "ws") + "/ws", open_timeout=PATIENCE) as socket:
         first = json.loads(socket.recv(PATIENCE))
         assert first["type"] == "status_update" and set(first["data"]) == {"evse", "ev"}
         socket.send("what is this?")

@@ -125,8 +125,10 @@ def test_a_reboot_in_mid_command(emulator: EmulatorProcess, connect: Connect) ->
 def test_a_reboot_over_http(emulator: EmulatorProcess, connect: Connect) -> None:
     client = connect()
     emulator.post("/api/errors/trigger", error="no_ground")
+    emulator.post("/api/clock", mode="manual")  # so that the second one comes during the boot of the first
     emulator.post("/api/evse/reset")
     emulator.post("/api/evse/reset")
+    emulator.post("/api/clock/advance", seconds=10)
     client.wait_for("$AB 07 8.2.1")
     assert [client.line(), client.line()] == ["$AT 00 01 32 0020", "$AT 07 01 32 0020"]
     assert client.is_silent(), "it boots once"

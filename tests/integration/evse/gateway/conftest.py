@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from ports import free_port
 
+from integration.evse.patient import GATEWAY
 from labyard.testing.waiting import PATIENCE, wait_until
 
 NOBODY = "/nowhere/pty"  # nobody will ever be there
@@ -23,7 +23,13 @@ class GatewayProcess:
     """`directory` keeps its files; `log` is what it printed."""
 
     def __init__(
-        self, directory: Path, rapi: str = NOBODY, port: int = 0, env: dict[str, str] | None = None, *extra: str
+        self,
+        directory: Path,
+        rapi: str = NOBODY,
+        port: int = 0,
+        env: dict[str, str] | None = None,
+        *extra: str,
+        program: Sequence[str] = GATEWAY,
     ) -> None:
         self.directory = directory
         self.port = port or free_port()
@@ -31,7 +37,7 @@ class GatewayProcess:
         words = ["--rapi-serial", rapi, "--set-config", f"www_http_port={self.port}", *extra]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "labyard.evse.gateway", *words],
+                [*program, *words],
                 cwd=directory,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -51,9 +57,9 @@ class GatewayProcess:
         except httpx.TransportError:
             return False
 
-    def until(self, holds: Callable[[], Any]) -> None:
-        """AssertionError with the end of its log."""
-        wait_until(holds, lambda: f"the gateway said\n{self.log.read_text()[-4000:]}")
+    def until(self, holds: Callable[[], Any]) -> Any:
+        """What `holds` returns. AssertionError with the end of its log."""
+        return wait_until(holds, lambda: f"the gateway said\n{self.log.read_text()[-4000:]}")
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.http.get("/status").json()

@@ -13,6 +13,7 @@ import httpx
 from ports import free_port
 
 from integration.evse.gateway.conftest import GatewayProcess
+from integration.evse.patient import GATEWAY, PATIENT_GATEWAY
 from labyard.testing.waiting import PATIENCE, wait_until
 
 Bridge = Literal["socat", "wait-slave", "none"]
@@ -20,9 +21,16 @@ Bridge = Literal["socat", "wait-slave", "none"]
 
 class Pair:
     """`scale` is how fast both live; `bridge` is what is between them: socat, socat that waits until the gateway opens
-    the PTY, or nothing but a PTY of the emulator."""
+    the PTY, or nothing but a PTY of the emulator. `patient`: see patient.py."""
 
-    def __init__(self, directory: Path, scale: float = 1.0, bridge: Bridge = "socat", *emulator_flags: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        scale: float = 1.0,
+        bridge: Bridge = "socat",
+        *emulator_flags: str,
+        patient: bool = True,
+    ) -> None:
         self.directory = directory
         self.rapi_port, self.web_port = free_port(), free_port()
         self.pty = directory / "pty"
@@ -34,7 +42,8 @@ class Pair:
         self.start_bridge()
         storage = directory / "gateway"
         storage.mkdir()
-        self.gateway = GatewayProcess(storage, str(self.pty), 0, None, "--time-scale", str(scale))
+        program = PATIENT_GATEWAY if patient else GATEWAY
+        self.gateway = GatewayProcess(storage, str(self.pty), 0, None, "--time-scale", str(scale), program=program)
 
     def start_emulator(self) -> None:
         flags = ["--web-port", str(self.web_port)]
@@ -79,18 +88,27 @@ class Pair:
         self.gateway.until(holds)
 
     def wait(self, **wanted: Any) -> dict[str, Any]:
-        """Until the gateway's status is so."""
-        self.until(lambda: {key: self.gateway.status()[key] for key in wanted} == wanted)
-        return self.gateway.status()
+        """Until the gateway's status is so; that status."""
+
+        def as_wanted() -> dict[str, Any] | None:
+            status = self.gateway.status()
+            return status if {key: status[key] for key in wanted} == wanted else None
+
+        found: dict[str, Any] = self.gateway.until(as_wanted)
+        return found
 
     def do(self, path: str, **content: Any) -> None:
         """Something at the emulator: do("ev/connect"), do("ev/soc", soc=80)."""
         answer = self.http.post(f"/api/{path}", json=content)
         assert answer.status_code == 200, answer.text
 
-    def charge(self) -> None:
+    def request(self) -> None:
+        """A car that wants to charge."""
         self.do("ev/connect")
         self.do("ev/request_charge")
+
+    def charge(self) -> None:
+        self.request()
         self.wait(state=3, vehicle=1)
 
     def rapi(self, command: str) -> dict[str, Any]:

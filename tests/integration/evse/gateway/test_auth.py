@@ -76,12 +76,13 @@ def test_a_session_opens_all_but_changes_only_from_the_app(locked: GatewayProces
 def test_the_socket_is_gated_too(locked: GatewayProcess) -> None:
     url = f"ws://127.0.0.1:{locked.port}/ws"
     with pytest.raises(InvalidStatus) as refusal:
-        connect(url)
+        connect(url, open_timeout=PATIENCE)
     assert refusal.value.response.status_code == 401
     cookie = f"oevse_session={log_in(locked).cookies['oevse_session']}"
-    with connect(url, additional_headers={"Cookie": cookie}) as socket:
+    with connect(url, additional_headers={"Cookie": cookie}, open_timeout=PATIENCE) as socket:
         assert "state" in socket.recv(PATIENCE)
-    with connect(f"ws://openevseadmin:s3cret@127.0.0.1:{locked.port}/ws") as socket:
+    url = f"ws://openevseadmin:s3cret@127.0.0.1:{locked.port}/ws"
+    with connect(url, open_timeout=PATIENCE) as socket:
         assert "state" in socket.recv(PATIENCE)
 
 

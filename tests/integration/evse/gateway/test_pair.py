@@ -18,8 +18,8 @@ from labyard.testing.waiting import PATIENCE
 def make_pair(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
     made: list[Pair] = []
 
-    def make(*arguments: Any) -> Pair:
-        pair = Pair(tmp_path, *arguments)
+    def make(*arguments: Any, **more: Any) -> Pair:
+        pair = Pair(tmp_path, *arguments, **more)
         made.append(pair)
         return pair
 
@@ -31,6 +31,14 @@ def make_pair(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
 @pytest.fixture
 def pair(make_pair: Callable[..., Pair]) -> Pair:
     made = make_pair(20.0)
+    made.ready()
+    return made
+
+
+@pytest.fixture
+def losing_pair(make_pair: Callable[..., Pair]) -> Pair:
+    """One whose line loses commands: the gateway gives them up as soon as it should."""
+    made = make_pair(20.0, patient=False)
     made.ready()
     return made
 
@@ -94,8 +102,8 @@ def test_automatic_claims_go_with_the_car(pair: Pair) -> None:
 
 def test_a_limit_ends_the_session(pair: Pair) -> None:
     pair.gateway.http.post("/limit", json={"type": "energy", "value": 30})
-    pair.charge()
-    pair.wait(state=254)
+    pair.request()  # 30 Wh are charged within a second: that it charges may never be seen
+    assert pair.wait(state=254)["session_energy"] >= 30
     [claim] = pair.gateway.http.get("/claims").json()
     assert (claim["client"], claim["priority"], claim["state"]) == (65542, 1100, "disabled")
     pair.do("ev/disconnect")
@@ -174,7 +182,7 @@ def test_what_is_done_at_the_charger_is_seen(pair: Pair) -> None:
 
 
 def test_the_socket_tells_changes_and_each_second_of_charging(pair: Pair) -> None:
-    with connect(f"ws://127.0.0.1:{pair.gateway.port}/ws") as socket:
+    with connect(f"ws://127.0.0.1:{pair.gateway.port}/ws", open_timeout=PATIENCE) as socket:
         socket.recv(PATIENCE)
         pair.charge()
         seen: list[dict[str, Any]] = []
@@ -212,13 +220,16 @@ def test_the_shaper_caps_and_pauses(pair: Pair) -> None:
 def test_an_event_of_the_schedule_starts_and_limits(pair: Pair) -> None:
     http = pair.gateway.http
     http.post("/config", json={"scheduler_start_window": 0, "time_zone": "x|UTC0"})
-    http.post("/time", json={"time": "2026-03-02T11:59:50Z"})  # a Monday; 20 times as fast
+    http.post("/labyard/clock", json={"mode": "manual"})
+    http.post("/time", json={"time": "2026-03-02T11:59:50Z"})  # a Monday
     days = ["monday"]
     start = {"id": 1, "state": "active", "time": "12:00:00", "days": days, "limit": "energy", "limit_value": 50000}
     http.post("/schedule", json=[start, {"id": 2, "state": "disabled", "time": "12:01:00", "days": days}])
     plan = pair.wait(state=254, limit=False)["schedule_plan_version"]
+    http.post("/labyard/clock/advance", json={"seconds": 20})
     pair.wait(state=1, limit=True, schedule_plan_version=plan + 1)
     assert http.get("/limit").json() == {"type": "energy", "value": 50000, "auto_release": True}
+    http.post("/labyard/clock/advance", json={"seconds": 60})
     pair.wait(state=254)
     assert http.get("/schedule/plan").json()["current_event"]["id"] == 2
 
@@ -234,16 +245,19 @@ def test_a_bridge_that_goes_and_comes(pair: Pair) -> None:
     assert "labyard_rapi_reconnects_total 1.0" in pair.gateway.http.get("/metrics").text
 
 
-def test_an_emulator_that_reboots(pair: Pair) -> None:
+def test_an_emulator_that_reboots(losing_pair: Pair) -> None:
+    pair = losing_pair
     pair.gateway.http.post("/claims/20", json={"charge_current": 10})
     pair.charge()
     pair.wait(pilot=10)
+    times = pair.gateway.log.read_text().count("EVSE ready")
     assert pair.gateway.http.post("/restart", json={"device": "evse"}).json() == {"msg": "restart evse"}
-    pair.until(lambda: pair.gateway.log.read_text().count("EVSE ready") >= 2)
+    pair.until(lambda: pair.gateway.log.read_text().count("EVSE ready") > times)
     pair.wait(evse_connected=1, pilot=10)
 
 
-def test_an_emulator_that_is_silent_for_a_while(pair: Pair) -> None:
+def test_an_emulator_that_is_silent_for_a_while(losing_pair: Pair) -> None:
+    pair = losing_pair
     pair.do("link/faults", seed=1, rules=[{"kind": "drop", "direction": "both", "probability": 1.0}])
     for _ in range(3):
         pair.rapi("$GV")
@@ -253,7 +267,8 @@ def test_an_emulator_that_is_silent_for_a_while(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("kind", ["drop", "corrupt", "truncate", "duplicate"])
-def test_a_bad_line_is_slow_but_right(pair: Pair, kind: str) -> None:
+def test_a_bad_line_is_slow_but_right(losing_pair: Pair, kind: str) -> None:
+    pair = losing_pair
     rules = [{"kind": kind, "direction": "both", "probability": 0.2}]
     pair.do("link/faults", seed=7, rules=rules)
     pair.charge()
@@ -265,7 +280,8 @@ def test_a_bad_line_is_slow_but_right(pair: Pair, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stall", "disconnect", "reboot"])
-def test_a_link_that_breaks_now_and_then(pair: Pair, kind: str) -> None:
+def test_a_link_that_breaks_now_and_then(losing_pair: Pair, kind: str) -> None:
+    pair = losing_pair
     pair.charge()
     pair.do("link/faults", seed=3, rules=[{"kind": kind, "direction": "tx", "probability": 1.0, "count": 1}])
     pair.gateway.http.post("/override", json={"charge_current": 9})
@@ -323,15 +339,15 @@ def test_the_gateway_restarts_and_the_car_goes_on(pair: Pair) -> None:
 
 
 def test_a_limit_counts_on_after_a_restart(pair: Pair) -> None:
-    pair.gateway.http.post("/limit", json={"type": "energy", "value": 300})
     pair.charge()
+    pair.gateway.http.post("/limit", json={"type": "energy", "value": 300})
     pair.until(lambda: pair.gateway.status()["session_energy"] > 150)
     pair.do("clock", mode="real")  # the restart may take a while, in which the car must not get far
     before = pair.http.get("/api/evse/status").json()["session_energy_wh"]
     pair.gateway.http.post("/restart", json={"device": "gateway"})
     pair.until(lambda: '"gateway restarts"' in pair.gateway.log.read_text())
     pair.until(pair.gateway.answers)
-    pair.wait(evse_connected=1)
+    assert pair.wait(evse_connected=1)["session_energy"] > 150
     pair.do("clock", mode="scaled", scale=10)
     pair.wait(state=254)
     # Where it counts anew it ends behind that.

@@ -111,7 +111,7 @@ def test_ends_with_0_and_soon(start_gateway: Start, number: int) -> None:
     gateway = start_gateway()
     with (
         socket.create_connection(("127.0.0.1", gateway.port)),  # somebody who does nothing
-        connect(f"ws://127.0.0.1:{gateway.port}/ws") as client,
+        connect(f"ws://127.0.0.1:{gateway.port}/ws", open_timeout=PATIENCE) as client,
     ):
         client.recv(PATIENCE)
         assert gateway.stop(number) == 0

@@ -21,7 +21,7 @@ def receive(socket: ClientConnection, key: str) -> Any:
 
 
 def open_socket(gateway: GatewayProcess) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{gateway.port}/ws")
+    return connect(f"ws://127.0.0.1:{gateway.port}/ws", open_timeout=PATIENCE)
 
 
 def test_begins_with_the_whole_status(lone: GatewayProcess) -> None:
@@ -34,7 +34,7 @@ def test_answers_pings(lone: GatewayProcess) -> None:
     with open_socket(lone) as socket:
         socket.recv(PATIENCE)
         socket.send('{"ping":1}')
-        assert socket.recv(PATIENCE) == '{"pong": 1}'
+        assert receive(socket, "pong") == {"pong": 1}
         assert socket.ping().wait(PATIENCE)
 
 
@@ -69,7 +69,7 @@ def test_nonsense_is_no_end(lone: GatewayProcess) -> None:
             socket.send(nonsense)
         socket.send(b'{"ping":1}')
         socket.send('{"ping":1}')
-        assert socket.recv(PATIENCE) == '{"pong": 1}'
+        assert receive(socket, "pong") == {"pong": 1}
 
 
 def test_one_that_does_not_read_does_not_hold_up_the_others(lone: GatewayProcess) -> None:

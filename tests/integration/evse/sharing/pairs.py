@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from ports import free_port
 
+from integration.evse.patient import PATIENT_GATEWAY
 from labyard.testing.waiting import PATIENCE, wait_until
 
 GROUP = {
@@ -41,7 +42,7 @@ class Gateway:
         with (self.folder / "gateway.log").open("ab") as output:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "labyard.evse.gateway", "--rapi-serial", self._rapi),
+                    *(*PATIENT_GATEWAY, "--rapi-serial", self._rapi),
                     *("--set-config", f"www_http_port={self.port}"),
                 ],
                 cwd=self.folder,

@@ -31,6 +31,8 @@ def watched(controller: Pair, pairs: list[Pair], folder: Path, *flags: str) -> I
     try:
         wait_until(lambda: output.exists() and output.stat().st_size > 0, "the monitor watches")
         yield
+        before = output.stat().st_size
+        wait_until(lambda: output.stat().st_size > before, "the monitor sees how it ends")
     finally:
         monitor.send_signal(signal.SIGTERM)
         summary, _ = monitor.communicate(timeout=PATIENCE)
@@ -67,7 +69,7 @@ def three(pairs: Pairs) -> list[Pair]:
 
 
 def test_a_group_shares_follows_its_supply_and_lets_go(three: list[Pair], tmp_path: Path) -> None:
-    controller = group(three, heartbeat_timeout=TIMEOUT, failsafe_safe_current=6)
+    controller = group(three, failsafe_safe_current=6)
     for pair in three[1:]:
         wait_until(lambda pair=pair: pair.status["loadsharing_state"].startswith("member"), "a member obeys")
         config = pair.http.get("/config").json()
@@ -77,7 +79,8 @@ def test_a_group_shares_follows_its_supply_and_lets_go(three: list[Pair], tmp_pa
         for pair in three:
             pair.charge()
         wait_until(lambda: shares(three) == [10, 10, 10], "32 A for three")
-        assert [pair.status["limit_reason"] for pair in three] == ["group_cap", "allocation", "allocation"]
+        reasons = ["group_cap", "allocation", "allocation"]
+        wait_until(lambda: [pair.status["limit_reason"] for pair in three] == reasons, "they say why")
         controller.configure(group_max_current=24)
         wait_until(lambda: shares(three) == [8, 8, 8], "24 A for three")
         controller.configure(group_max_current=16)
@@ -115,7 +118,7 @@ def test_the_controller_is_killed_and_comes_back(three: list[Pair], tmp_path: Pa
         controller.start()
         controller.ready()
         wait_until(lambda: shares(three) == [10, 10, 10], "they share again")
-    assert controller.group["failsafe_active"] is False
+    wait_until(lambda: controller.group["failsafe_active"] is False, "nobody is missed")
 
 
 def test_a_member_restarts_and_one_is_cut_off(three: list[Pair], tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_a_member_restarts_and_one_is_cut_off(three: list[Pair], tmp_path: Path)
         assert controller.http.post("/labyard/faults", json=rules).status_code == 200
         wait_until(lambda: three[2].status["loadsharing_state"] == "failsafe", "it is cut off")
         wait_until(lambda: share(controller, host) == (0, "offline", 6), "the controller knows, and counts it with 6 A")
-        assert controller.group["offline_count"] == 1
+        wait_until(lambda: controller.group["offline_count"] == 1, "it misses nobody else")
         assert controller.group["failsafe_active"] is True
         controller.http.delete("/labyard/faults")
         wait_until(lambda: three[2].status["loadsharing_state"] == "member_limited", "it is back")
@@ -160,9 +163,10 @@ def test_a_member_whose_evse_comes_late_gets_its_share(pairs: Pairs, tmp_path: P
 
 @pytest.mark.parametrize("scale", [20])
 def test_a_hundred_minutes_in_a_few(pairs: Pairs, scale: int, tmp_path: Path) -> None:
-    """On a clock that runs faster all of it does: heartbeats, rotation, cars."""
+    """On a clock that runs faster all of it does: heartbeats, rotation, cars. A gateway that stands still does so for
+    longer, too: the timeout is the longest that there is, half a minute of ours."""
     two = pairs(2, LABYARD_TIME_SCALE=str(scale))
-    controller = group(two, group_max_current=10, rotation_interval=60, heartbeat_timeout=60)
+    controller = group(two, group_max_current=10, rotation_interval=60, heartbeat_timeout=600)
     for pair in two:
         pair.charge()
     wait_until(lambda: sorted(shares(two)) == [0, 6], "one of them charges")

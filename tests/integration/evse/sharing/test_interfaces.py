@@ -33,8 +33,8 @@ def show():
     time.sleep(3)  # what the contract gives those who must not be seen
     seen = {{}}
     for name, gateway in made.items():
-        online = [peer for peer in gateway.peers if peer["online"]]
-        seen[name] = sorted((names[int(peer["host"].split(":")[1])], peer["ip"]) for peer in online)
+        # Also who is offline at this moment: who was ever seen stays listed.
+        seen[name] = sorted((names[int(peer["host"].split(":")[1])], peer["ip"]) for peer in gateway.peers)
     print(json.dumps(seen))
 
 try:

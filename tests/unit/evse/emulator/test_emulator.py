@@ -255,10 +255,14 @@ async def test_delays_keep_the_order(emulator: Emulator) -> None:
     }
 
 
-async def test_a_stall_stops_both_directions_of_all(emulator: Emulator) -> None:
+async def test_a_stall_stops_both_directions_of_all(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = Client(emulator), Client(emulator)
     rules(emulator, {"kind": "stall", "direction": "rx", "delay_ms": [30, 30], "count": 1})
-    assert one.ask("$G0") == [] and two.ask("$GV") == []
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    with monkeypatch.context() as at_once:
+        at_once.setattr(loop, "time", lambda: now)
+        assert one.ask("$G0") == [] and two.ask("$GV") == []
     await asyncio.sleep(0.1)
     assert one.lines() == ["$OK 0"] and two.lines() == ["$OK 8.2.1 5.0.1"]
 
