@@ -59,7 +59,8 @@ class Server:
         """The address of a database of its own, gone afterwards: a copy of `template`, which nobody may use now."""
         name = name or f"test_{secrets.token_hex(4)}"
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield f"postgresql://labyard@/{name}?host={self._folder / 'socket'}"
+        # On a busy machine a server that is there may be long in letting one in.
+        yield f"postgresql://labyard@/{name}?host={self._folder / 'socket'}&connect_timeout={PATIENCE:.0f}"
         self._execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def start(self) -> None:

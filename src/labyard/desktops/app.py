@@ -11,6 +11,7 @@ from typing import Any
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from sqlalchemy import make_url
 from starlette.middleware.cors import CORSMiddleware
 
 from labyard.core.app import THREADS
@@ -42,11 +43,9 @@ CONNECTIONS: dict[str, Any] = {
     "pool_size": 20,
     "max_overflow": 30,
     "pool_timeout": 1.5,
-    "connect_args": {
-        "connect_timeout": 2,
-        "options": "-c lock_timeout=10000 -c idle_in_transaction_session_timeout=20000",
-    },
+    "connect_args": {"options": "-c lock_timeout=10000 -c idle_in_transaction_session_timeout=20000"},
 }
+CONNECT_TIMEOUT = 2  # seconds
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -61,7 +60,10 @@ ROUTERS = (
 
 
 def connect(settings: Settings) -> Database:
-    return Database(settings.database_url, plain_reads=True, **CONNECTIONS)
+    # In the address, where whoever sets that may name another one.
+    address = make_url(settings.database_url)
+    address = address.set(query={"connect_timeout": str(CONNECT_TIMEOUT), **address.query})
+    return Database(address.render_as_string(hide_password=False), plain_reads=True, **CONNECTIONS)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

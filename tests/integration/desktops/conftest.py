@@ -15,17 +15,36 @@ from sqlalchemy import make_url
 from integration import postgresql as pg
 from integration import redis_server
 from labyard.core.database import Database
+from labyard.desktops import picture
+from labyard.desktops.adapters import live
 from labyard.desktops.adapters.agent import Agents, NoAgents
+from labyard.desktops.api import health
 from labyard.desktops.app import PACKAGE, build
+from labyard.desktops.recorder import external, recorders
 from labyard.desktops.roles import Role
 from labyard.desktops.service import Desktops
 from labyard.desktops.settings import Settings
+from labyard.testing.waiting import PATIENCE
 
 from .openapi import Document
 
 API = "/api/v1"
 # Together they may do all 51 operations (contract 4.2).
 OPERATORS = (Role.SESSION_MANAGER, Role.RDP_OPERATOR, Role.NODE_OPERATOR)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """What a service in this process waits for. On a busy machine something that is there may take longer than a user
+    would wait for it; what is away is seen at once all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "TIMEOUT", PATIENCE)
+        patch.setattr(health, "TIMEOUT", PATIENCE)
+        patch.setattr(recorders, "FIRST_FRAME", PATIENCE)
+        for name in ("ANSWER", "PICTURE"):
+            patch.setattr(external, name, PATIENCE)
+        patch.setattr(picture, "PAINTED", PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -29,6 +30,7 @@ from labyard.desktops.app import build
 from labyard.desktops.cli_where import Where
 from labyard.desktops.service import Desktops
 from labyard.desktops.settings import Settings
+from labyard.testing.waiting import wait_until
 
 from .conftest import OPERATORS
 from .display import Display
@@ -98,15 +100,20 @@ def test_servers_are_measured_and_gone(service: Desktops, tmp_path: Path, monkey
         assert stand.api.servers() == []
 
 
-def on_the_wire() -> int:
-    """Bytes received and sent by this machine so far, but for those of its loopback."""
+def on_the_wire() -> tuple[set[str], int]:
+    """This machine's interfaces but for its loopback, and the bytes that they have received and sent so far."""
     counters = psutil.net_io_counters(pernic=True)
-    return sum(one.bytes_recv + one.bytes_sent for name, one in counters.items() if name != "lo")
+    del counters["lo"]
+    return set(counters), sum(one.bytes_recv + one.bytes_sent for one in counters.values())
 
 
 def test_rest_is_read_from_proc(service: Desktops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def here(_: desktops_stand.Stand, command: str) -> str:
-        return subprocess.check_output(command, shell=True, text=True).strip()
+        found = subprocess.check_output(command, shell=True, text=True).strip()
+        until = time.process_time() + 0.05
+        while time.process_time() < until:  # so that it takes some, and does so between two looks at it
+            pass
+        return found
 
     monkeypatch.setattr(desktops_stand.Stand, "on_host", here)
     monkeypatch.setattr(desktops_idle, "_processes", lambda _: [str(os.getpid()), str(os.getppid())])
@@ -118,7 +125,13 @@ def test_rest_is_read_from_proc(service: Desktops, tmp_path: Path, monkeypatch: 
     assert desktops_idle.idle_cpu(bench) > 0
     assert desktops_idle.idle_network(bench) >= 0
     with desktops_stand.stand_of(bench) as stand:
-        before, read, after = on_the_wire(), desktops_idle.network_bytes(stand), on_the_wire()
+
+        def read_among_the_same() -> tuple[int, int, int] | None:
+            (there, before), read, (still, after) = on_the_wire(), desktops_idle.network_bytes(stand), on_the_wire()
+            return (before, read, after) if there == still else None
+
+        # A container's interface comes and goes with it, and takes what it has counted along.
+        before, read, after = wait_until(read_among_the_same, "no interface comes or goes meanwhile")
         assert before <= read <= after
         stand.api.create_server(desktops_stand.SERVER | {"name": "a person's"})
         stand.start(stand.api.server("a person's"))

@@ -46,6 +46,13 @@ def settings(settings: Settings, tmp_path: Any) -> Settings:
     return Settings.model_validate(settings.model_dump() | {"agent_socket": tmp_path / "agent.sock"})
 
 
+@pytest.fixture
+def service(service: Desktops) -> Desktops:
+    """Without its background work, which submits, too."""
+    service.watch.stop()
+    return service
+
+
 def test_at_the_end_of_a_session(operator: Caller, service: Desktops) -> None:
     with service.database.transaction() as session:
         session.add(

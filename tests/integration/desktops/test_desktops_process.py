@@ -21,7 +21,7 @@ from integration.postgresql import Server
 from integration.redis_server import Server as Redis
 from labyard.core.clock import as_text, now
 from labyard.desktops.authority import Authority
-from labyard.testing.waiting import PATIENCE
+from labyard.testing.waiting import PATIENCE, wait_until
 
 from .service_process import NAME, ServiceProcess, pem
 from .test_desktops_nodes import node_like
@@ -69,7 +69,7 @@ def test_both_listeners_serve_the_same(running: ServiceProcess, operator: httpx.
     assert operator.get("/nodes").status_code == 200
     assert running.https().get("/nodes", headers=token).status_code == 200
     assert running.https().get("/nodes").status_code == 401
-    assert running.http.get("/ready").status_code == 200
+    wait_until(lambda: running.http.get("/ready").status_code == 200, "the service is ready")
 
 
 def test_a_person_is_told_of_a_certificate_that_nobody_vouches_for(running: ServiceProcess) -> None:

@@ -258,8 +258,11 @@ class TestUsage:
 
 
 class TestQuality:
-    def test_probes_move_the_score_of_the_node(self, operator: Caller, agent: FakeAgent) -> None:
+    def test_probes_move_the_score_of_the_node(
+        self, operator: Caller, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Each server is probed as soon as it runs; one that answers slowly counts as one that does not."""
+        monkeypatch.setattr("labyard.desktops.service.rdp_watch.PROBE", 3600)  # the first one not again meanwhile
 
         def quality() -> Any:
             poot = operator.post("/poot/submit", json=poot_like(node_id="node_local")).json()["poot_id"]

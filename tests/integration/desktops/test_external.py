@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,8 +23,9 @@ from labyard.desktops.adapters.agent import AgentRefused, RecordSpec
 from labyard.testing.waiting import wait_until
 
 from .display import Display, display, needs_display
-from .media import colours, is_colour
+from .media import colours, is_colour, without_stalls
 from .node import RecordingAgent, recording_agent
+from .units import RECORDER
 
 missing = [name for name in ("xfreerdp", "freerdp-shadow-cli") if not shutil.which(name)]
 pytestmark = [needs_display, pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")]
@@ -79,24 +79,29 @@ def test_its_desktop_is_recorded(agent: RecordingAgent, screen: Display, tmp_pat
         started = agent.record_start(spec(port), "r")
         assert (started.width, started.height) == (640, 480)
         wait_until(lambda: agent.record_status(SESSION).segments >= 4, "four segments")
+        wait_until(lambda: is_green(seen(agent)[-1]), lambda: f"its colour is recorded: {seen(agent)}")
         assert "Tr0ub4dor" not in command_lines()
         stopped = agent.record_stop(SESSION, "r")
-    shown = colours(list(agent.segments(SESSION, 0))[-1].data)
-    assert is_colour(shown[-1], "#30a060", by=20), shown
-    assert stopped.gaps == ()
+    assert is_green(seen(agent)[-1]), seen(agent)
+    assert without_stalls(stopped.gaps) == []
 
 
 def test_a_connection_that_ends_is_no_black_picture(agent: RecordingAgent, screen: Display, tmp_path: Path) -> None:
     with rdp_server(screen, tmp_path) as port:
         agent.record_start(spec(port), "r")
         wait_until(lambda: agent.record_status(SESSION).segments >= 2, "two segments")
-        there = x_servers()
-    lost = wait_until(lambda: status if (status := agent.record_status(SESSION)).error else None, "the loss is told")
-    assert lost.state == "starting"
-    wait_until(lambda: x_servers() < there, "its display is gone")
+        wait_until(lambda: is_green(seen(agent)[-1]), lambda: f"its colour is recorded: {seen(agent)}")
+        children = clients_of(agent.units.processes[SESSION.removeprefix("sess-")].pid)
+        assert len(children) == 2
+    wait_until(
+        lambda: (status := agent.record_status(SESSION)).error and status.state == "starting", "the loss is told"
+    )
+    wait_until(lambda: not any(lives(child) for child in children), "its display is gone")
     agent.record_stop(SESSION, "r")
-    for segment in agent.segments(SESSION, 0):
-        assert all(is_colour(colour, "#30a060", by=20) for colour in colours(segment.data)[1:])
+    colours_seen = seen(agent)
+    # A client's window is black until the desktop comes.
+    first = next(number for number, colour in enumerate(colours_seen) if is_green(colour))
+    assert all(is_green(colour) for colour in colours_seen[first:]), colours_seen
 
 
 def test_a_certificate_that_nobody_vouches_for(agent: RecordingAgent, screen: Display, tmp_path: Path) -> None:
@@ -117,7 +122,7 @@ def test_a_recorder_killed_before_it_shows_anything_leaves_nothing(tmp_path: Pat
     with rdp_server_that_shows_nothing() as port:
         told = {"spec": asdict(spec(port, use_tls=False)), "display": None, "xauthority": None}
         (tmp_path / "spec.json").write_text(json.dumps(told | {"spool": str(tmp_path / "spool")}))
-        recorder = subprocess.Popen([sys.executable, "-m", "labyard.desktops.recorder", str(tmp_path)])
+        recorder = subprocess.Popen([*RECORDER, str(tmp_path)])
         try:
             children = wait_until(
                 lambda: both if len(both := clients_of(recorder.pid)) == 2 else None, "X server and client run"
@@ -158,8 +163,14 @@ def lives(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def x_servers() -> int:
-    return command_lines().count("Xvfb\0")
+def seen(agent: RecordingAgent) -> list[tuple[int, int, int]]:
+    """What there is of the recording, a colour for each frame."""
+    return [colour for segment in agent.segments(SESSION, 0) for colour in colours(segment.data)]
+
+
+def is_green(colour: tuple[int, ...]) -> bool:
+    """As the display that is shared."""
+    return is_colour(colour, "#30a060", by=20)
 
 
 def command_lines() -> str:

@@ -82,6 +82,13 @@ class Line:
 
 
 @pytest.fixture
+def service(service: Desktops) -> Desktops:
+    """Without its background work, which sweeps, too."""
+    service.watch.stop()
+    return service
+
+
+@pytest.fixture
 def line(service: Desktops) -> Line:
     return Line(service)
 
@@ -254,6 +261,7 @@ class TestRetention:
 
     def test_an_archive_takes_them(self, make_http: Any, tmp_path: Path) -> None:
         service: Desktops = make_http(archive_dir=tmp_path / "archive").app.state.desktops
+        service.watch.stop()
         line = Line(service)
         self.expired(line, archive=True)
         assert line.sessions.retention.sweep() == 1

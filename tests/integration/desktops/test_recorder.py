@@ -19,7 +19,7 @@ from labyard.desktops.recorder.recorders import Recorders
 from labyard.testing.waiting import PATIENCE, wait_until
 
 from .display import Display, display, needs_display
-from .media import colours, is_colour
+from .media import colours, is_colour, without_stalls
 from .units import KnownDisplays, ProcessUnits
 
 pytestmark = needs_display
@@ -60,6 +60,10 @@ class Node:
             f"{upto} segments of {session_id}",
         )
 
+    def wait_for_more(self, session_id: str, count: int) -> list[Segment]:
+        """All segments, as soon as there are so many more than now."""
+        return self.wait(session_id, len(list(self.recorders.segments(session_id, 0))) + count)
+
 
 def at(text: str) -> float:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
@@ -87,7 +91,8 @@ class TestRecording:
         assert started.first_frame_at and before < at(started.first_frame_at) <= time.time()
         node.wait(spec.session_id, 2)
         node.screen.paint("#20a0e0")
-        node.wait(spec.session_id, 4)
+        node.wait_for_more(spec.session_id, 2)
+        wait_until(lambda: node.recorders.status(spec.session_id).frames > 10, "more than ten frames")
         stopped = node.recorders.stop(spec.session_id)
         assert node.recorders.stop(spec.session_id) == stopped
         segments = list(node.recorders.segments(spec.session_id, 0))
@@ -102,9 +107,11 @@ class TestRecording:
         assert is_colour(shown[0][0], "#d02040")
         assert is_colour(shown[-1][-1], "#20a0e0")
         assert all(segment.duration_ms <= 2000 for segment in segments)
-        assert (segments[0].started_at, stopped.gaps) == (started.first_frame_at, ())
+        assert (segments[0].started_at, without_stalls(stopped.gaps)) == (started.first_frame_at, [])
+        stalls = {at(gap["to"]): at(gap["from"]) for gap in stopped.gaps}
         for one, two in pairwise(segments):
-            assert at(two.started_at) == pytest.approx(at(one.started_at) + one.duration_ms / 1000, abs=0.01)
+            begun = at(two.started_at)
+            assert stalls.get(begun, begun) == pytest.approx(at(one.started_at) + one.duration_ms / 1000, abs=0.01)
 
     def test_what_is_acknowledged_is_forgotten(self, node: Node) -> None:
         spec = node.spec()
@@ -153,6 +160,7 @@ class TestPause:
         assert node.recorders.pause(spec.session_id).state == "paused"
         paused = node.recorders.status(spec.session_id)
         node.screen.paint("#00ff00")
+        green = time.time()
         time.sleep(1)  # in which nothing may happen
         again = node.recorders.status(spec.session_id)
         assert (again.state, again.frames, again.segments) == (paused.state, paused.frames, paused.segments)
@@ -163,7 +171,7 @@ class TestPause:
         shown = [colour for piece in node.recorders.segments(spec.session_id, 0) for colour in colours(piece.data)]
         assert is_colour(shown[-1], "#0000ff")
         assert not any(is_colour(colour, "#00ff00", by=60) for colour in shown)
-        assert stopped.gaps == ()
+        assert not [gap for gap in stopped.gaps if at(gap["from"]) <= green <= at(gap["to"])]
 
 
 class TestTrouble:
@@ -184,15 +192,16 @@ class TestTrouble:
     def test_a_killed_recorder_goes_on_with_its_hole_on_record(self, node: Node) -> None:
         spec = node.spec()
         node.recorders.start(spec)
-        before = node.wait(spec.session_id, 2)
-        killed = time.time()
+        node.wait(spec.session_id, 2)
+        earliest = time.time()
         node.kill(spec.session_id)
-        after = node.wait(spec.session_id, len(before) + 3)
+        latest = time.time()
+        after = node.wait_for_more(spec.session_id, 3)
         stopped = node.recorders.stop(spec.session_id)
         assert [segment.sequence for segment in after] == list(range(1, len(after) + 1))
-        (gap,) = stopped.gaps
+        (gap,) = without_stalls(stopped.gaps)
         assert gap["reason"] == "recorder_restarted"
-        assert at(gap["from"]) <= killed < at(gap["to"]) < killed + PATIENCE
+        assert at(gap["from"]) <= latest and earliest < at(gap["to"]) < latest + PATIENCE
         assert any(segment.started_at == gap["to"] for segment in after)
         assert colours(after[-1].data)
 
@@ -214,10 +223,10 @@ class TestTrouble:
         node.recorders.start(spec)
         node.wait(spec.session_id, 1)
         node.screen.kill()
-        lost = wait_until(
-            lambda: status if (status := node.recorders.status(spec.session_id)).error else None, "the loss is told"
+        wait_until(
+            lambda: (status := node.recorders.status(spec.session_id)).error and status.state == "starting",
+            "the loss is told",
         )
-        assert lost.state == "starting"
         (tmp_path / "again").mkdir()
         with display(tmp_path / "again", number=node.screen.number) as again:
             node.screen.cookie.write_bytes(again.cookie.read_bytes())
@@ -227,7 +236,7 @@ class TestTrouble:
             )
             assert back.error is None
             stopped = node.recorders.stop(spec.session_id)
-        assert [gap["reason"] for gap in stopped.gaps] == ["display_lost"]
+        assert [gap["reason"] for gap in without_stalls(stopped.gaps)] == ["display_lost"]
 
     def test_a_display_that_does_not_come_back(self, node: Node) -> None:
         spec = node.spec()
@@ -237,7 +246,7 @@ class TestTrouble:
         wait_until(lambda: node.recorders.status(spec.session_id).error, "the loss is told")
         stopped = node.recorders.stop(spec.session_id)
         assert stopped.state == "stopped"
-        assert [gap["reason"] for gap in stopped.gaps] == ["display_lost"]
+        assert [gap["reason"] for gap in without_stalls(stopped.gaps)] == ["display_lost"]
 
     @pytest.mark.parametrize("sizes", [[(800, 600), (400, 300)], [(400, 300), (800, 600)]], ids=["smaller", "larger"])
     def test_another_size_begins_another_segment(self, tmp_path: Path, sizes: list[tuple[int, int]]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from integration.desktops.test_desktops_rdp import SAMPLE as SERVER
 from integration.desktops.test_desktops_rdp import create
 from integration.desktops.test_rdp_chain import agent_settings, agents, servers
+from integration.desktops.test_rdp_servers import FIRST_PORT
 from integration.desktops.test_rdp_servers import pytestmark as needs_xrdp
 from labyard.desktops.agent.displays import NodeDisplays
 from labyard.desktops.agent.listen import serve_until, unix_socket
@@ -42,7 +43,7 @@ def settings(settings: Settings, agent_settings: AgentSettings, servers: Servers
     serving = serve_until(Verbs(node, servers, recorders), [listening], end)
     thread = threading.Thread(target=lambda: asyncio.run(serving))
     thread.start()
-    yield settings.model_copy(update={"agent_socket": agent_settings.socket})
+    yield settings.model_copy(update={"agent_socket": agent_settings.socket, "rdp_first_port": FIRST_PORT})
     end.set()
     thread.join()
     units.close()

@@ -24,7 +24,7 @@ from labyard.testing.waiting import wait_until
 
 from .conftest import Caller
 from .display import Display, display, needs_display
-from .media import colours, is_colour
+from .media import colours, is_colour, without_stalls
 from .node import NODE, Desk, OneNode, RecordingAgent, add_desk, add_node, recording_agent
 
 pytestmark = needs_display
@@ -114,13 +114,17 @@ def started(who: Caller, **changes: Any) -> str:
 
 def chunks(who: Caller, session_id: str, least: int = 1) -> list[dict[str, Any]]:
     def look() -> Any:
-        answer = who.get(f"/sessions/{session_id}/chunks")
+        answer = who.get(f"/sessions/{session_id}/chunks?limit=100")
         assert answer.status_code == 200, answer.text
         found = answer.json()["chunks"]
         return found if len(found) >= least else None
 
     found: list[dict[str, Any]] = wait_until(look, f"{least} chunks of {session_id}")
     return found
+
+
+def frames(chunks: list[dict[str, Any]]) -> int:
+    return sum(chunk["frame_count"] for chunk in chunks)
 
 
 def stopped(who: Caller, session_id: str) -> dict[str, Any]:
@@ -242,6 +246,7 @@ class TestRecord:
     def test_the_whole_way(self, operator: Caller, desk: Desk, service: Desktops, tmp_path: Path) -> None:
         desk.display.paint("#d02040")
         session_id = created(operator)
+        asked = time.monotonic()
         answer = operator.post(f"/sessions/{session_id}/start")
         begun = time.monotonic()
         assert answer.status_code == 200, answer.text
@@ -266,8 +271,9 @@ class TestRecord:
         assert first["encryption_key_id"].startswith("dk-")
         assert first == operator.get(f"/sessions/{session_id}/chunks/{first['chunk_id']}").json()
         time.sleep(max(0.0, begun + 5 - time.monotonic()))  # what a caller waits, who then asks for 5 s
+        wait_until(lambda: frames(chunks(operator, session_id, 4)) > 10, "as much as is asked for below")
         body = stopped(operator, session_id)
-        lasted = time.monotonic() - begun
+        lasted = time.monotonic() - asked
         assert operator.post(f"/sessions/{session_id}/stop").status_code == 409
 
         statistics = operator.get(f"/sessions/{session_id}/statistics").json()
@@ -277,7 +283,7 @@ class TestRecord:
         found = chunks(operator, session_id)
         assert statistics["storage_stats"]["chunks_count"] == len(found) > 3
         assert statistics["storage_stats"]["total_size_bytes"] == sum(chunk["size_bytes"] for chunk in found) > 0
-        assert sum(chunk["frame_count"] for chunk in found) == statistics["recording_stats"]["total_frames"]
+        assert frames(found) == statistics["recording_stats"]["total_frames"]
         assert statistics["performance_stats"]["error_rate"] == 0
         assert statistics["rdp_resource_usage"]["server_id"] == desk.server_id
         assert statistics["rdp_resource_usage"]["cpu_percent_avg"] == 40
@@ -480,7 +486,7 @@ class TestStorage:
         monkeypatch.setattr(service.sessions.store, "free_bytes", lambda: 0)
         wait_until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped", "it is stopped")
         after = operator.get(f"/sessions/{session_id}").json()
-        assert (after["stop_reason"], after["gaps"]) == ("storage_full", [])
+        assert (after["stop_reason"], without_stalls(after["gaps"])) == ("storage_full", [])
         assert verified(operator, session_id, tmp_path) == 0
 
 
@@ -496,6 +502,7 @@ class TestFaults:
     def test_a_recorder_that_nobody_wants_ends(
         self, operator: Caller, desk: Desk, agent: RecordingAgent, service: Desktops, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        service.watch.stop()  # which looks for such, too
         session_id = started(operator)
         chunks(operator, session_id)
         monkeypatch.setattr(agent, "segments_ack", lambda *_: None)  # as if the node were away right after
@@ -508,11 +515,12 @@ class TestFaults:
 
     def test_a_killed_recorder(self, operator: Caller, desk: Desk, agent: RecordingAgent, tmp_path: Path) -> None:
         session_id = started(operator)
-        before = len(chunks(operator, session_id, 2))
+        chunks(operator, session_id, 2)
         agent.kill_recorder(session_id)
-        chunks(operator, session_id, before + 2)
+        # One more may be of before.
+        chunks(operator, session_id, len(chunks(operator, session_id)) + 3)
         stopped(operator, session_id)
-        (gap,) = operator.get(f"/sessions/{session_id}").json()["gaps"]
+        (gap,) = without_stalls(operator.get(f"/sessions/{session_id}").json()["gaps"])
         assert gap["reason"] == "recorder_restarted"
         assert verified(operator, session_id, tmp_path) == 0
 
@@ -585,5 +593,5 @@ class TestFaults:
         wait_until(lambda: operator.get(f"/sessions/{session_id}").json()["status"] == "stopped", "it is stopped")
         after = operator.get(f"/sessions/{session_id}").json()
         assert after["stop_reason"] == "rdp_server_lost"
-        assert [gap["reason"] for gap in after["gaps"]] == ["display_lost"]
+        assert [gap["reason"] for gap in without_stalls(after["gaps"])] == ["display_lost"]
         assert verified(operator, session_id, tmp_path) == 0

@@ -18,6 +18,15 @@ from labyard.testing.waiting import PATIENCE
 from .display import Display
 
 AGAIN = 0.3  # seconds, as RestartSec
+# The recorder, patient with an RDP server and its client: on a busy machine they take longer than on a node.
+PATIENT = f"""
+from labyard.desktops.recorder import external
+from labyard.desktops.recorder.__main__ import run
+
+external.ANSWER = external.PICTURE = {PATIENCE}
+run()
+"""
+RECORDER = (sys.executable, "-c", PATIENT)
 
 
 class ProcessUnits:
@@ -70,7 +79,7 @@ class ProcessUnits:
     def _run(self, name: str, folder: Path) -> None:
         with self._log.open("a") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "labyard.desktops.recorder", str(folder)],
+                [*RECORDER, str(folder)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labyard.desktops.models import PortLease
+from labyard.testing.waiting import wait_until
 
 pytestmark = [pytest.mark.phase3_integration, pytest.mark.rdp_creation]
 
@@ -84,7 +85,10 @@ class TestResources:
         assert 0 <= usage["cpu_percent"] <= 100 * sample_rdp_server_request["resources"]["cpu_limit"]
         assert 0 <= usage["memory_percent"] <= 100 and usage["source"]
         time.sleep(2)  # what the requirement waits for
-        assert rdp_client.get(f"{path}/usage/history", params={"duration": "1h"}).json()["usage_history"]
+        wait_until(
+            lambda: rdp_client.get(f"{path}/usage/history", params={"duration": "1h"}).json()["usage_history"],
+            "a sample of its usage",
+        )
         alerts = rdp_client.get(f"{path}/alerts").json()
         assert isinstance(alerts["active_alerts"], list) and isinstance(alerts["alert_history"], list)
         assert rdp_client.get(f"{path}/sessions").json()["active_sessions"] == []

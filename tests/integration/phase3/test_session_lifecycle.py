@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from labyard.desktops.evidence.verify import main as verify
 from labyard.desktops.models import DeskSession, SessionChunk
+from labyard.testing.waiting import wait_until
 
 pytestmark = [pytest.mark.phase3_integration, pytest.mark.session_lifecycle]
 
@@ -63,6 +64,11 @@ def start(client: httpx.Client, session_id: str) -> dict[str, Any]:
     return body
 
 
+def chunks(client: httpx.Client, session_id: str) -> list[dict[str, Any]]:
+    """Those that are committed, as soon as there are any."""
+    return wait_until(lambda: client.get(f"/{session_id}/chunks").json()["chunks"], f"a chunk of {session_id}")
+
+
 class TestWorkflow:
     def test_create_record_process_anchor(
         self, session_client: httpx.Client, create: Create, rdp_server: str, test_db: Session
@@ -74,9 +80,7 @@ class TestWorkflow:
         assert pipeline["pipeline_status"] == "active"
         assert [stage["stage_name"] for stage in pipeline["stages"]] == STAGES
         time.sleep(5)  # what the requirement waits for
-        chunks = session_client.get(f"/{session_id}/chunks").json()["chunks"]
-        assert chunks
-        for chunk in chunks:
+        for chunk in chunks(session_client, session_id):
             assert chunk["status"] in ("processed", "stored")
             assert len(chunk["merkle_hash"]) == 64 and chunk["encryption_key_id"]
             assert session_client.get(f"/{session_id}/chunks/{chunk['chunk_id']}").json() == chunk
@@ -145,6 +149,7 @@ class TestPipeline:
         session_id = create()
         start(session_client, session_id)
         time.sleep(3)
+        chunks(session_client, session_id)
         for name in STAGES[:3]:
             stage = session_client.get(f"/{session_id}/pipeline/stages/{name}").json()
             assert stage["status"] == "active" and stage["metrics"]["items_processed"] > 0
@@ -197,7 +202,7 @@ class TestConcurrent:
         time.sleep(10)  # what the requirement waits for
         for session_id in sessions:
             assert session_client.get(f"/{session_id}").json()["status"] == "recording"
-            assert session_client.get(f"/{session_id}/chunks").json()["chunks"]
+            chunks(session_client, session_id)
         with ThreadPoolExecutor() as pool:
             ended = list(pool.map(lambda each: session_client.post(f"/{each}/stop").json()["status"], sessions))
         assert ended == ["stopped"] * 3

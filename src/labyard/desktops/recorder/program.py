@@ -207,6 +207,8 @@ class Program:
             self._state.error = reason
             if self._hole_from is None:
                 self._hole_from, self._hole_reason = _seconds(self._state.ended_at), "display_lost"
+            elif self._hole_reason == "no_frames":  # the last slice stood open for too long, since there was no display
+                self._hole_reason = "display_lost"
         if self._state.first_frame_at is None:
             self._enter(states.FAILED)
             return
