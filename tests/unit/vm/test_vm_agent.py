@@ -274,7 +274,7 @@ class TestConnection:
 
 class TestArtefacts:
     def test_of_a_vm_that_does_not_answer(self, vm, tmp_path, monkeypatch):
-        monkeypatch.setattr(artefacts, "SECONDS", 0.3)
+        monkeypatch.setattr(artefacts, "SECONDS", 5)
         monkeypatch.setattr(
             artefacts, "ASKED", {"slow": f"echo begun; echo $$ > {tmp_path}/slow; exec sleep 300", "next": "echo"}
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -41,6 +41,7 @@ class Program:
         self._state = State.load(self._file) or State(spec.session_id, display, audio_requested=spec.audio)
         self._state.display = display
         self._state.error = None
+        self._take_over(spool.newest())
         # What was recorded last: after a restart there is a hole from there on.
         self._hole_from = _seconds(self._state.ended_at)
         self._hole_reason = "recorder_restarted"
@@ -49,6 +50,14 @@ class Program:
         self._self = psutil.Process()
         self._stopping = False
         self.interrupted: str | None = None
+
+    def _take_over(self, newest: Slice | None) -> None:
+        """The slice that was spooled last: one who was killed right then had no time to write down that it was."""
+        if newest and newest.sequence_number > self._state.segments:
+            self._state.segments = newest.sequence_number
+            self._state.frames += newest.frame_count
+            ended = datetime.fromisoformat(newest.started_at) + timedelta(milliseconds=newest.duration_ms)
+            self._state.ended_at = _text(ended.timestamp())
 
     # What the socket asks for; from other threads than `run`.
 

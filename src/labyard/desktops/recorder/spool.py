@@ -55,9 +55,14 @@ class Spool:
                     data=media,
                 )
 
+    def newest(self) -> Slice | None:
+        """What the last segment says of itself. BadObject when it cannot be read."""
+        numbers = self.numbers()
+        return objects.read_header(self._path(numbers[-1]).read_bytes()) if numbers else None
+
     def drop(self, upto: int) -> None:
-        """Forget the segments up to this number."""
-        for each in self.numbers():
+        """Forget the segments up to this number, but the newest: a recorder that was killed goes on after it."""
+        for each in self.numbers()[:-1]:
             if each <= upto:
                 self._path(each).unlink(missing_ok=True)
 
