@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from labyard.testing.vm import VMCommandError, VMStalled, VMTimeout
+from labyard.testing.vm.monitor import monitor
 from labyard.testing.waiting import wait_until
 
 
@@ -105,6 +106,12 @@ class TestMethods:
         """By what the kernel writes then: no guest can be made to have one."""
         with pytest.raises(VMStalled, match="kthread starved for 5252 jiffies"):
             vm.run("echo '<2>rcu: rcu_preempt kthread starved for 5252 jiffies! g377' >/dev/kmsg; sleep 60")
+
+    def test_a_machine_that_stands_still_is_told(self, vm, monkeypatch):
+        monkeypatch.setattr("labyard.testing.vm.vm.SILENCE", 2.0)
+        monitor(vm.guest.qemu.folder.path / "qmp.sock", "stop")
+        with pytest.raises(VMStalled, match="its agent has said nothing for 2 s"):
+            vm.run("true")
 
     def test_a_big_file_there_and_back(self, vm):
         content = bytes(30 << 20)

@@ -18,8 +18,8 @@ class VMUnavailable(VMError):
 
 
 class VMStalled(VMError):
-    """A processor of the VM stands still, and with it what waits for it. Software emulation does that once in some
-    hundred VMs; it says nothing about what is tested."""
+    """A processor of the VM stands still, or all of it, and with it what waits for it. Software emulation does that
+    once in some hundred VMs; it says nothing about what is tested."""
 
 
 class VMTimeout(TimeoutError):

@@ -146,6 +146,7 @@ class Machine:
         agent = self.agent
         call = agent.start("spawn", keep=KEPT_OUTPUT, **_request(command, env, cwd))
         if not call.answered.wait(KILL_SECONDS):
+            self.check_well()
             raise VMError(f"the agent in the VM did not start a command within {KILL_SECONDS:g} s: {command}")
         process = Process(agent, call, command)
         with self._lock:
@@ -169,6 +170,7 @@ class Machine:
             while not call.ended.wait(KILL_SECONDS):
                 before = len(call.output("data"))
                 if not call.ended.wait(KILL_SECONDS) and len(call.output("data")) == before:
+                    self.check_well()
                     raise VMError(f"the agent in the VM sent nothing more of {path} for {KILL_SECONDS:g} s")
             call.check()
         return call.output("data")

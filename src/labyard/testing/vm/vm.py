@@ -15,6 +15,9 @@ from labyard.testing.vm.qemu import Qemu
 
 # Linux, kernel/rcu/tree_stall.h. Other work on the host does not make it: each processor gets some of its time in 21 s.
 STALLED = re.compile(r"rcu: .* kthread starved for \d+ jiffies!")
+# s; an agent that shares the guest with any load answers in a fraction. With a kernel that stands still itself, it is
+# the only sign.
+SILENCE = 40.0
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,11 @@ class VM(Machine):
         return self.guest.qemu.read_log("serial.log")
 
     def check_well(self) -> None:
-        """VMStalled: the kernel says that a processor of its stands still."""
+        """VMStalled: the kernel says that a processor of its stands still, or the agent does not answer at all."""
         if stalled := STALLED.search(self.serial_log):
             raise VMStalled(f"a processor of the VM stands still, says its kernel: {stalled[0]}")
+        if not self.agent.start("stat", path="/").ended.wait(SILENCE):
+            raise VMStalled(f"the VM stands still: its agent has said nothing for {SILENCE:g} s")
 
     def restore(self) -> None:
         """Back to the fresh state. What was spawned is gone with it."""
