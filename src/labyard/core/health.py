@@ -7,7 +7,7 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from labyard.core.clock import as_text, now
 log = structlog.get_logger(__name__)
 
 FULL_PERCENT = 95.0
+TIMEOUT = 2.0  # s that a check has, unless it is given another time
 
 Facts = Mapping[str, Any] | None
 
@@ -44,7 +45,7 @@ class Check:
 
     name: str
     call: Callable[[], Facts] | Callable[[], Awaitable[Facts]]
-    timeout: float = 2.0
+    timeout: float = field(default_factory=lambda: TIMEOUT)
     required: bool = False
 
 

@@ -20,6 +20,7 @@ import pytest
 from ports import free_port
 
 from labyard.desktops.adapters.agent import AgentRefused, RecordSpec
+from labyard.testing.alive import is_alive
 from labyard.testing.waiting import wait_until
 
 from .display import Display, display, needs_display
@@ -96,7 +97,7 @@ def test_a_connection_that_ends_is_no_black_picture(agent: RecordingAgent, scree
     wait_until(
         lambda: (status := agent.record_status(SESSION)).error and status.state == "starting", "the loss is told"
     )
-    wait_until(lambda: not any(lives(child) for child in children), "its display is gone")
+    wait_until(lambda: not any(map(is_alive, children)), "its display is gone")
     agent.record_stop(SESSION, "r")
     colours_seen = seen(agent)
     # A client's window is black until the desktop comes.
@@ -131,7 +132,7 @@ def test_a_recorder_killed_before_it_shows_anything_leaves_nothing(tmp_path: Pat
         finally:
             recorder.kill()
             recorder.wait()
-        wait_until(lambda: not any(lives(child) for child in children), "both ended with the recorder")
+        wait_until(lambda: not any(map(is_alive, children)), "both ended with the recorder")
 
 
 @contextmanager
@@ -157,10 +158,6 @@ def rdp_server_that_shows_nothing() -> Iterator[int]:
 def clients_of(recorder: int) -> list[psutil.Process]:
     """The X server and the RDP client that it has started."""
     return [child for child in psutil.Process(recorder).children() if child.name() in ("Xvfb", "xfreerdp")]
-
-
-def lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def seen(agent: RecordingAgent) -> list[tuple[int, int, int]]:

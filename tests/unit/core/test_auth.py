@@ -339,7 +339,8 @@ class TestLock:
 
         def compare(stored: str | None, password: str) -> bool:
             compared.append(password)
-            return go_on.wait(PATIENCE) and False
+            go_on.wait(PATIENCE)
+            return False
 
         monkeypatch.setattr(auth_module, "password_matches", compare)
         threads = [

@@ -13,7 +13,6 @@ from live_server import LiveServer
 from ports import free_port
 from structlog.testing import capture_logs
 
-from labyard.core.health import Check
 from labyard.netboot.app import build
 from labyard.netboot.client import Client
 from labyard.netboot.service import Netboot
@@ -58,7 +57,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_hashes: None) ->
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # A machine that stands still is no silent daemon.
     monkeypatch.setattr("labyard.netboot.service.network.WITHIN", PATIENCE)
-    monkeypatch.setattr(Check.__init__, "__defaults__", (PATIENCE, False))
+    monkeypatch.setattr("labyard.core.health.TIMEOUT", PATIENCE)
     settings = Settings(
         state_dir=tmp_path / "state",
         iscsi_backend="fake",

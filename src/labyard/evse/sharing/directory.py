@@ -93,10 +93,12 @@ class Directory:
 
     def _drop_former_names(self, found: Found, key: str) -> None:
         """Who gave way to another of its name said no goodbye, since the name is in use; it is still one gateway."""
+        if not found.device_id:
+            return
         same = (found.device_id, found.port)
-        former = [name for name, known in self._found.items() if name != key and (known.device_id, known.port) == same]
-        for name in former if found.device_id else ():
-            self._drop(name)
+        for name, known in list(self._found.items()):
+            if name != key and (known.device_id, known.port) == same:
+                self._drop(name)
 
     def _drop(self, key: str) -> bool:
         self._heard.pop(key, None)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from labyard.testing.alive import is_alive
 from labyard.testing.evse.containers import Containers
 from labyard.testing.evse.diagnosis import PairError, owner_of, port_in_use, socat_missing
 from labyard.testing.evse.pairs import POLL_NATIVE, wait_for_http_ready
@@ -144,7 +145,7 @@ class ProcessBackend:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        wait_until(lambda: not any(map(_runs, left)), f"what was left of pair {offset} ends")
+        wait_until(lambda: not any(map(is_alive, left)), f"what was left of pair {offset} ends")
         record_file(offset).unlink(missing_ok=True)
         return _remove_link(self._settings.ports(offset).pty) or bool(left)
 
@@ -184,14 +185,6 @@ def _recorded(offset: int) -> list[psutil.Process]:
             if process.create_time() == created:
                 found.append(process)
     return found
-
-
-def _runs(process: psutil.Process) -> bool:
-    """One that nobody has waited for has given its ports back all the same."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _remove_link(pty: Path) -> bool:

@@ -223,13 +223,13 @@ class Host:
     def logs(self, name: str) -> list[dict[str, Any]]:
         return list(self.api("GET", f"/api/function/{name}/logs?limit=100").json)
 
-    def last(self, name: str, request_id: str = "") -> dict[str, Any]:
+    def last(self, name: str, request_id: str | None = None) -> dict[str, Any]:
         """The last request as the log has it, a moment after the client has its answer.
 
         Another one may be in the log already: `request_id` tells which is meant.
         """
         return wait_until(
-            lambda: next((entry for entry in self.logs(name) if entry["id"].startswith(request_id)), None),
+            lambda: next((entry for entry in self.logs(name) if request_id in (None, entry["id"])), None),
             "the request is in the log",
         )
 
